@@ -1,1 +1,1 @@
-"""TODO"""
+"""Per-sample gradients: the slow truth, the fast pass, and the projection both share."""

@@ -1,0 +1,50 @@
+"""The gradients of one batch: forward at the trained positions, frozen-weight backward, fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spicerack.gradients.capture import GradientCapture, trained_positions
+from spicerack.gradients.loss import Reduction, TokenLosses, token_weights
+
+if TYPE_CHECKING:
+    from spicerack.data.batching import Batch
+
+FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
+
+
+@dataclass(frozen=True)
+class BatchGradients:
+    """What one batch gives, row by row: projected gradients (b, k), losses and norms (b,), float32."""
+
+    rows: Tensor
+    loss_sum: Tensor
+    trained: Tensor
+    gradient_norm: Tensor
+
+
+def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> BatchGradients:
+    """Projected gradients of every sample of a batch.
+
+    Args:
+        capture: an entered capture.
+        batch: input_ids, labels (b, t) with -100 where no loss is, attention mask or None, on the model's device.
+        reduction: how a sample's loss sums its tokens' losses.
+    """
+    positions, targets = trained_positions(batch.labels)
+    trained = torch.bincount(positions.sample, minlength=len(batch.labels))
+    weights = token_weights(positions.sample, trained, reduction)
+    scale = FLOAT16_LOSS_SCALE if capture.model.dtype == torch.float16 else 1.0
+    capture.begin(positions)
+    with torch.enable_grad():
+        output = capture.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        total, losses = TokenLosses.apply(output.logits[0], targets, weights)
+        (total * scale).backward()
+    loss_sum = torch.zeros(len(trained), device=losses.device).index_add_(0, positions.sample, losses)
+    rows = capture.projection.fold(capture.sketches).div_(scale)
+    norms = capture.squared_norms.sqrt() / scale if capture.exact_norms else rows.norm(dim=1)
+    return BatchGradients(rows, loss_sum, trained, norms)

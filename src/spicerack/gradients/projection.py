@@ -1,0 +1,174 @@
+"""Random projection of per-sample gradients: a two-sided sketch per weight, folded to k columns.
+
+A weight's gradient `D^T A` (o × i, from output gradients D (t, o) and inputs A (t, i)) is sketched as
+`(D P_o)^T (A P_i)` with sign matrices `P_o` (o, p) and `P_i` (i, p), entries ±1/sqrt(p): the o × i matrix never
+exists. The sketches of all weights, side by side (K columns), are permuted, signed, and summed in k buckets of equal size: a
+balanced count-sketch, which costs K additions. Every step keeps inner products unbiased: `E <Pg, Ph> = <g, h>`.
+
+Variance: for rank-one blocks the two-sided sketch has relative variance (1 + 2/p)^2 - 1 per weight, averaged over the weights
+by their energy; folding adds about 2 <g,h>^2 / k. A side shorter than p is kept whole, so tiny models are exact.
+
+Signs come from numpy's Philox bit generator keyed by the seed and a name: counter-based, raw bits only, hence the same on every
+device, platform and for any batch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spicerack.models.parameters import TrackedParameter
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST_SKETCH = 16
+OVERSAMPLING = 8  # sketch columns for each of the k final ones, when the sketch size is chosen for the user
+
+
+@dataclass(frozen=True)
+class Block:
+    """One weight's place in the concatenated sketch, and its two sides; a side of None is kept whole."""
+
+    parameter: TrackedParameter
+    start: int
+    out_sketch: int
+    in_sketch: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last column."""
+        return self.start + self.out_sketch * self.in_sketch
+
+    @property
+    def in_key(self) -> str:
+        """Modules of one parent with inputs of one width share the input matrix, so q, k, v are projected once."""
+        parent = self.parameter.uses[0].module.rpartition(".")[0]
+        return f"in:{parent}:{self.parameter.in_features}"
+
+    @property
+    def out_key(self) -> str:
+        """The output matrix is the weight's own."""
+        return f"out:{self.parameter.name}"
+
+
+class Projection:
+    """The projector of a set of tracked parameters: R^p -> R^k, linear, fixed by its seed."""
+
+    def __init__(
+        self,
+        parameters: Sequence[TrackedParameter],
+        *,
+        dimension: int | None,
+        sketch: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Lay out the sketch.
+
+        Args:
+            parameters: the tracked weights, in a fixed order.
+            dimension: k >= 1; None keeps the exact gradient, k = p. Never more than the sketch has columns.
+            sketch: side p of the per-weight sketch; None: the smallest power of two from 16 with 8 k columns in all.
+            seed: any non-negative integer; equal seeds give equal matrices everywhere.
+            device: where the matrices live.
+            dtype: of the side matrices (the model's); default float32.
+        """
+        import torch
+
+        self.seed = seed
+        self.sketch = self._choose_sketch(parameters, dimension, sketch)
+        self.blocks = tuple(self._lay_out(parameters, self.sketch))
+        self.columns = self.blocks[-1].stop
+        self.dimension = self.columns if dimension is None else min(dimension, self.columns)
+        self._device, self._dtype = torch.device(device), dtype or torch.float32
+        self._sides: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._folding = self._make_folding() if self.dimension < self.columns else None
+
+    @staticmethod
+    def _choose_sketch(parameters: Sequence[TrackedParameter], dimension: int | None, sketch: int | None) -> int:
+        longest = max(max(p.out_features, p.in_features) for p in parameters)
+        if dimension is None:
+            return longest
+        if sketch is not None:
+            return sketch
+        side = SMALLEST_SKETCH
+        while side < longest and _columns(parameters, side) < OVERSAMPLING * dimension:
+            side *= 2
+        return side
+
+    @staticmethod
+    def _lay_out(parameters: Sequence[TrackedParameter], sketch: int) -> list[Block]:
+        blocks, start = [], 0
+        for parameter in parameters:
+            block = Block(parameter, start, min(sketch, parameter.out_features), min(sketch, parameter.in_features))
+            blocks.append(block)
+            start = block.stop
+        return blocks
+
+    def _make_folding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Order and signs of the sketch columns, padded to a whole number of layers of k."""
+        import torch
+
+        padded = -(-self.columns // self.dimension) * self.dimension
+        order = np.zeros(padded, dtype=np.int64)
+        order[: self.columns] = np.argsort(_bits(self.seed, "fold:order", self.columns), kind="stable")
+        signs = _signs(self.seed, "fold:signs", padded)
+        signs[self.columns :] = 0.0
+        return torch.from_numpy(order).to(self._device), torch.from_numpy(signs).to(self._device)
+
+    def in_side(self, block: Block) -> torch.Tensor | None:
+        """The (in_features, p) matrix of a weight's inputs, or None where the side is kept whole."""
+        return self._side(block.in_key, block.parameter.in_features, block.in_sketch)
+
+    def out_side(self, block: Block) -> torch.Tensor | None:
+        """The (out_features, p) matrix of a weight's output gradients, or None where the side is kept whole."""
+        return self._side(block.out_key, block.parameter.out_features, block.out_sketch)
+
+    def _side(self, key: str, features: int, sketch: int) -> torch.Tensor | None:
+        import torch
+
+        if features == sketch:
+            return None
+        if (key, features, sketch) not in self._sides:
+            matrix = _signs(self.seed, key, features * sketch).reshape(features, sketch) / np.float32(np.sqrt(sketch))
+            self._sides[key, features, sketch] = torch.from_numpy(matrix).to(self._device, self._dtype)
+        return self._sides[key, features, sketch]
+
+    def fold(self, sketches: torch.Tensor) -> torch.Tensor:
+        """Sum the concatenated sketches (b, K) float32 into (b, k)."""
+        if self._folding is None:
+            return sketches
+        order, signs = self._folding
+        layers = len(order) // self.dimension
+        return (sketches[:, order] * signs).view(len(sketches), layers, self.dimension).sum(1)
+
+    def sketch_matrix(self, block: Block, gradient: torch.Tensor) -> torch.Tensor:
+        """Sketch one weight's full gradient (o, i): `P_o^T gradient P_i`, flattened. The slow way, for the truth."""
+        out_side, in_side = self.out_side(block), self.in_side(block)
+        left = gradient if out_side is None else out_side.to(gradient.dtype).T @ gradient
+        return (left if in_side is None else left @ in_side.to(gradient.dtype)).reshape(-1)
+
+    def settings(self) -> dict[str, int | str]:
+        """What fixes the projection, for the store's manifest."""
+        return {"kind": "two-sided signs, folded", "dimension": self.dimension, "sketch": self.sketch, "seed": self.seed}
+
+
+def _columns(parameters: Sequence[TrackedParameter], sketch: int) -> int:
+    return sum(min(sketch, p.out_features) * min(sketch, p.in_features) for p in parameters)
+
+
+def _bits(seed: int, name: str, count: int) -> np.ndarray:
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
+    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
+
+
+def _signs(seed: int, name: str, count: int) -> np.ndarray:
+    words = _bits(seed, name, -(-count // 64)).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=count)
+    return bits.astype(np.float32) * 2 - 1

@@ -1,0 +1,211 @@
+"""Load a causal language model and its tokenizer, and say what was chosen on the way.
+
+A model is a hub id, a folder with safetensors weights, a GGUF file, or a loaded `PreTrainedModel`. Every automatic choice
+(device, dtype) is returned as a `Choice`, to be printed once and recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.config import ModelConfig
+from spicerack.errors import ConfigurationError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLED_ELEMENTS = 1024  # per parameter, spread over it: enough to tell two trainings of one model apart
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something decided for the user: what, the value, and why."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for the gradient pass, and what identifies it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    device: torch.device
+    choices: tuple[Choice, ...] = field(default=())
+
+    @property
+    def dtype(self) -> str:
+        """Floating-point type of the weights, as in `float32`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every parameter's name, shape, and a fixed sample of its values.
+
+        A few thousand values of each tensor tell apart two trainings of one architecture without reading gigabytes.
+        The values are hashed as float32, after rounding to bfloat16, so the same weights loaded in another dtype or on
+        another device have the same fingerprint unless the rounding itself differs.
+        """
+        import torch
+
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            flat = parameter.detach().reshape(-1)
+            stride = max(1, flat.numel() // SAMPLED_ELEMENTS)
+            sample = flat[::stride].to("cpu", torch.bfloat16).view(torch.int16)
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(sample.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_model(
+    model: str | Path | PreTrainedModel, config: ModelConfig, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LoadedModel:
+    """Load `model` as `config` says; a loaded model is taken as it is.
+
+    Args:
+        model: hub id, folder, GGUF file, or a loaded model.
+        config: device, dtype, revision, adapter and so on. Ignored for a loaded model, except the tokenizer's name.
+        tokenizer: used instead of the model's own; required with a loaded model unless the pool is tokenized.
+
+    Raises:
+        ModelError: no such model, no weights in the folder, weights only in pickled form, an adapter that does not fit.
+        ConfigurationError: a device that this machine does not have.
+    """
+    import torch
+
+    if not isinstance(model, str | Path):
+        tokenizer = tokenizer or (load_tokenizer(config.tokenizer_name_or_path, config) if config.tokenizer_name_or_path else None)
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        return LoadedModel(model, tokenizer, name, next(model.parameters()).device)
+    device, device_choice = choose_device(config.device)
+    dtype, dtype_choice = choose_dtype(config.dtype, device)
+    loaded = _from_pretrained(str(model), config, getattr(torch, dtype)).to(device)  # type: ignore[arg-type]
+    if config.adapter_name_or_path:
+        loaded = _with_adapter(loaded, config.adapter_name_or_path)
+    tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
+    choices = tuple(choice for choice in (device_choice, dtype_choice) if choice)
+    return LoadedModel(loaded.eval(), tokenizer, str(model), device, choices)
+
+
+def load_tokenizer(name: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a hub id, folder or GGUF file.
+
+    Raises:
+        ModelError: there is none, with the loader's reason.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(name), **_remote(config))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}; name one with tokenizer_name_or_path") from error
+    return tokenizer
+
+
+def choose_device(device: str) -> tuple[torch.device, Choice | None]:
+    """Resolve `auto` to CUDA, then MPS, then the CPU; check that a named device exists."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), Choice("device", "cuda", f"{torch.cuda.get_device_name(0)} is available")
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), Choice("device", "mps", "Apple GPU is available")
+        return torch.device("cpu"), Choice("device", "cpu", "no GPU is visible to torch")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"device {device!r} cannot be used: {_first_line(error)}; use auto, cpu or a GPU that torch sees") from error
+    return torch.device(device), None
+
+
+def choose_dtype(dtype: str, device: torch.device) -> tuple[str, Choice | None]:
+    """Resolve `auto`: bfloat16 where the device multiplies it in hardware, float32 elsewhere."""
+    import torch
+
+    if dtype != "auto":
+        return dtype, None
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16", Choice("dtype", "bfloat16", "the GPU multiplies bfloat16 in hardware")
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
+            return "bfloat16", Choice("dtype", "bfloat16", "the CPU multiplies bfloat16 in hardware")
+    return "float32", Choice("dtype", "float32", f"no bfloat16 hardware on this {device.type}")
+
+
+def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    location = _location(name)
+    options: dict[str, Any] = {**location, **_remote(config), "dtype": dtype}
+    if config.attn_implementation:
+        options["attn_implementation"] = config.attn_implementation
+    if "gguf_file" not in location:
+        _check_weights(Path(name))
+        options["use_safetensors"] = True
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
+    if "gguf_file" in location:
+        _forget_quantization(model)
+    return model
+
+
+def _location(name: str) -> dict[str, str]:
+    """The loader's arguments for a name: a GGUF file is a folder and a file in it."""
+    path = Path(name)
+    if path.suffix != ".gguf":
+        return {"pretrained_model_name_or_path": name}
+    if not path.is_file():
+        raise ModelError(f"no such GGUF file: {name}")
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+
+
+def _remote(config: ModelConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    return options | ({"revision": config.revision} if config.revision else {})
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a local folder that cannot be a model before the loader gives its long answer."""
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json")
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickled := sorted(folder.glob("*.bin")):
+        raise ModelError(f"{folder} has only pickled weights ({pickled[0].name}); convert them to safetensors with save_pretrained")
+    raise ModelError(f"{folder} has a config.json but no weights; expected *.safetensors")
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """A GGUF model is dequantized on loading, yet says it is quantized and then refuses to be saved."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    from peft import PeftModel
+
+    try:
+        adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"cannot load the adapter {adapter!r}: {_first_line(error)}") from error
+    return adapted
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
