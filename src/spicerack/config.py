@@ -6,10 +6,14 @@ repeats the run. The options of a selection method live with the method; here th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spicerack.errors import ConfigurationError, UnknownNameError
 
 
 class Section(BaseModel):
@@ -22,25 +26,29 @@ class DataConfig(Section):
     """Where the pool is and how its rows are read."""
 
     pool: str | None = Field(None, description="file (.jsonl .json .csv .parquet), Arrow folder, or hub id")
-    format: str = Field("auto", description="auto | alpaca | sharegpt | messages | completion | text | tokenized")
+    format: str = Field("auto", description="alpaca | sharegpt | messages | completion | text | tokenized")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split of a hub data set")
     revision: str | None = Field(None, description="revision of a hub data set")
-    id_column: str | None = Field(None, description="column with stable ids; default: `id` if unique, else a content hash")
-    source_column: str | None = Field(None, description="column naming each row's source; default: `source` if there is one")
+    id_column: str | None = Field(
+        None, description="column with stable ids; default: `id` if unique, else a content hash"
+    )
+    source_column: str | None = Field(
+        None, description="column naming each row's source; default: `source` if there is one"
+    )
 
 
 class ModelConfig(Section):
     """The model whose gradients are taken."""
 
     model_name_or_path: str | None = Field(None, description="hub id, folder or GGUF file")
-    revision: str | None = None
+    model_revision: str | None = Field(None, description="revision of a hub model")
     tokenizer_name_or_path: str | None = Field(None, description="default: the model's own")
     adapter_name_or_path: str | None = Field(None, description="PEFT adapter to load on top of the model")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights and the pass")
+    device: str = Field("auto", description="cpu | cuda | cuda:N | mps")
+    attn_implementation: str | None = Field(None, description="sdpa, eager, ...; default: the model's own choice")
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     chat_template: str | None = Field(None, description="a Jinja file or text that replaces the tokenizer's template")
 
 
@@ -60,14 +68,20 @@ class GradientConfig(Section):
     """What is taken of every sample's gradient, and how it is stored."""
 
     parameters: str = Field("blocks", description="blocks | last:N | lora | a regular expression over parameter names")
-    dimension: Annotated[int, Field(ge=1)] | None = Field(4096, description="k; None keeps exact gradients (tiny models)")
-    sketch: Annotated[int, Field(ge=1)] | None = Field(None, description="sides of the per-layer sketch; None: chosen from k")
-    projection_seed: Annotated[int, Field(ge=0)] = 0
+    dimension: Annotated[int, Field(ge=1)] | None = Field(
+        4096, description="k; None keeps exact gradients (tiny models)"
+    )
+    sketch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="sides of the per-layer sketch; None: chosen from k"
+    )
+    projection_seed: Annotated[int, Field(ge=0)] = Field(0, description="stores to be compared need the same one")
     reduction: Literal["mean", "sum"] = Field("mean", description="loss of a sample: over its trained tokens")
-    gradient_norm: Literal["estimate", "exact"] = "estimate"
+    gradient_norm: Literal["estimate", "exact"] = Field(
+        "estimate", description="from the sketch, or of the whole gradient"
+    )
     tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="None: chosen for the device")
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
-    storage_dtype: Literal["float16", "float32"] = "float16"
+    storage_dtype: Literal["float16", "float32"] = Field("float16", description="of the stored unit rows")
 
 
 class SelectionConfig(BaseModel):
@@ -75,10 +89,10 @@ class SelectionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    method: str = "spice"
+    method: str = Field("spice", description="see `spicerack methods`")
     budget: int | float | str = Field(0.1, description="500 | 0.1 | '10%' | '20000 tokens'")
-    target: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    target: str | None = Field(None, description="gradient store of a target set, for methods that need one")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of whatever the method draws")
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -95,3 +109,116 @@ class RunConfig(Section):
     gradients: GradientConfig = GradientConfig()
     selection: SelectionConfig = SelectionConfig()
     output_dir: Path = Path("runs/spicerack")
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "labels": LabelConfig,
+    "gradients": GradientConfig,
+    "selection": SelectionConfig,
+}
+
+
+def section_of(option: str) -> str | None:
+    """The section that has an option of this name; names are unique over the sections."""
+    return next((section for section, model in SECTIONS.items() if option in model.model_fields), None)
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check nested values, and report everything that is wrong with them at once.
+
+    Raises:
+        UnknownNameError: one unknown key and nothing else wrong; the nearest key is named.
+        ConfigurationError: anything else, one line.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise _one_line(error) from error
+
+
+def with_options(config: RunConfig, options: Mapping[str, Any], *, sections: Iterable[str] = SECTIONS) -> RunConfig:
+    """A configuration with flat options (`dtype="bfloat16"`) put into their sections.
+
+    Args:
+        config: the base.
+        options: by name; a name is looked up in `sections`.
+        sections: where names may belong; what is unknown goes to the method if `selection` is among them.
+
+    Raises:
+        UnknownNameError: a name that no section has.
+    """
+    values = config.model_dump(mode="json")
+    allowed = set(sections)
+    for name, value in options.items():
+        section = section_of(name)
+        if section not in allowed:
+            if "selection" not in allowed:
+                raise UnknownNameError("option", name, [f for s in allowed for f in SECTIONS[s].model_fields])
+            section = "selection"
+        values[section][name] = str(value) if isinstance(value, Path) else value
+    return make_config(values)
+
+
+def load_config(path: str | Path, assignments: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `section.key=value` assignments (values are YAML).
+
+    Raises:
+        ConfigurationError: no such file, not YAML, an assignment without a section, or a bad value.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"{path}{line} is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} holds a {type(values).__name__}; expected the sections {', '.join(SECTIONS)}")
+    return make_config(_assigned(values, assignments))
+
+
+def assign(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
+    """Apply `section.key=value` assignments (values are YAML)."""
+    return make_config(_assigned(config.model_dump(mode="json"), assignments))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The YAML text that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _assigned(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        section, dot, option = key.strip().partition(".")
+        if not equals or (not dot and section != "output_dir"):
+            raise ConfigurationError(
+                f"cannot read the assignment {assignment!r}; expected section.key=value, as in selection.penalty=0.2"
+            )
+        value = yaml.safe_load(text)
+        if not dot:
+            values[section] = value
+        elif isinstance(values.setdefault(section, {}), dict):
+            values[section][option] = value
+    return values
+
+
+def _one_line(error: ValidationError) -> ConfigurationError:
+    problems = error.errors()
+    messages = []
+    for problem in problems:
+        where = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            model = SECTIONS.get(where[0]) if len(where) > 1 else RunConfig
+            unknown = UnknownNameError("option", ".".join(where), model.model_fields if model else ())
+            if len(problems) == 1:
+                return unknown
+            messages.append(str(unknown))
+        else:
+            messages.append(f"{'.'.join(where)}: {problem['msg'].lower()}, got {problem['input']!r}")
+    return ConfigurationError("; ".join(messages))

@@ -35,7 +35,12 @@ _OPT = {
     "max_position_embeddings": 128,
     "word_embed_proj_dim": 16,
 }
-_GEMMA2 = {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 10.0, "query_pre_attn_scalar": 4, "sliding_window": 8}
+_GEMMA2 = {
+    "final_logit_softcapping": 5.0,
+    "attn_logit_softcapping": 10.0,
+    "query_pre_attn_scalar": 4,
+    "sliding_window": 8,
+}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**_SHAPE, "tie_word_embeddings": False}),
@@ -97,13 +102,17 @@ def tiny_tokenizer(*, chat_template: str | None = CHATML) -> PreTrainedTokenizer
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>"
+    )
     fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     fast.chat_template = chat_template
     return fast
 
 
-def random_samples(lengths: Sequence[int], *, vocab_size: int = 64, trained: float = 0.6, seed: int = 0) -> list[Encoded]:
+def random_samples(
+    lengths: Sequence[int], *, vocab_size: int = 64, trained: float = 0.6, seed: int = 0
+) -> list[Encoded]:
     """Tokenized samples of the given lengths; each token carries loss with probability `trained`, the last always."""
     from spicerack.data.labels import Encoded
 

@@ -1,6 +1,7 @@
 """The fast pass equals one backward a sample, torch.func's vmap(grad), and finite differences."""
 
 import numpy as np
+import peft
 import pytest
 import torch
 
@@ -118,6 +119,28 @@ def test_subsets_of_the_parameters(which):
     assert_close(fast_rows(model, projection, samples).rows, truth)
 
 
+def test_lora_gradients_ignore_dropout_and_equal_the_reference():
+    lora = peft.LoraConfig(
+        r=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", lora_dropout=0.5, init_lora_weights=False
+    )
+    model = peft.get_peft_model(tiny_model("llama"), lora).train()
+    projection = Projection(tracked_parameters(model, "lora"), dimension=None)
+    samples = random_samples(RAGGED)
+    truth = torch.stack([reference_row(model, projection, sample) for sample in samples])
+    assert_close(fast_rows(model, projection, samples).rows, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_points_the_same_way(dtype):
+    model = tiny_model("llama")
+    samples = random_samples(RAGGED)
+    full = fast_rows(model, Projection(tracked_parameters(model, "blocks"), dimension=64), samples).rows
+    model = tiny_model("llama").to(dtype)
+    half = fast_rows(model, Projection(tracked_parameters(model, "blocks"), dimension=64, dtype=dtype), samples).rows
+    assert half.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(full, half).min() > 0.99
+
+
 @pytest.mark.parametrize("architecture", ["llama-tied", "gpt2"])
 @pytest.mark.parametrize("which", ["blocks", "."])
 def test_exact_norms_are_the_norms_of_whole_gradients(architecture, which):
@@ -159,6 +182,8 @@ def test_the_model_is_left_as_it_was():
 def test_no_graph_below_the_lowest_tracked_layer():
     model = tiny_model("llama")
     seen = []
-    model.model.layers[0].register_forward_hook(lambda _m, _i, out: seen.append((out[0] if isinstance(out, tuple) else out).requires_grad))
+    model.model.layers[0].register_forward_hook(
+        lambda _m, _i, out: seen.append((out[0] if isinstance(out, tuple) else out).requires_grad)
+    )
     fast_rows(model, Projection(tracked_parameters(model, "last:1"), dimension=32), random_samples([5, 6]))
     assert seen == [False]

@@ -23,7 +23,10 @@ def project(projection, gradients):
 def test_inner_products_are_unbiased_and_within_the_stated_error():
     tracked = parameters((40, 30), (24, 50), (64, 20), (30, 64))
     generator = torch.Generator().manual_seed(0)
-    g = [torch.outer(torch.randn(p.out_features, generator=generator), torch.randn(p.in_features, generator=generator)) for p in tracked]
+    g = [
+        torch.outer(torch.randn(p.out_features, generator=generator), torch.randn(p.in_features, generator=generator))
+        for p in tracked
+    ]
     h = [x + 0.7 * torch.randn(x.shape, generator=generator) * x.norm() / x.numel() ** 0.5 for x in g]
     exact = sum((x * y).sum().item() for x, y in zip(g, h, strict=True))
     norms = [sum(x.square().sum().item() for x in v) ** 0.5 for v in (g, h)]
@@ -45,7 +48,9 @@ def test_the_same_seed_gives_the_same_matrices_in_any_order_and_dtype():
     first = Projection(tracked, dimension=32, sketch=8, seed=5)
     again = Projection(tracked, dimension=32, sketch=8, seed=5, dtype=torch.bfloat16)
     later = again.out_side(again.blocks[1])  # asked for in another order
-    assert torch.equal(first.in_side(first.blocks[0]), again.in_side(again.blocks[0]).float().sign() / np.sqrt(8, dtype=np.float32))
+    assert torch.equal(
+        first.in_side(first.blocks[0]), again.in_side(again.blocks[0]).float().sign() / np.sqrt(8, dtype=np.float32)
+    )
     assert torch.equal(first.out_side(first.blocks[1]).sign(), later.float().sign())
     other = Projection(tracked, dimension=32, sketch=8, seed=6)
     assert not torch.equal(first.in_side(first.blocks[0]), other.in_side(other.blocks[0]))

@@ -42,7 +42,7 @@ def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction
     capture.begin(positions)
     with torch.enable_grad():
         output = capture.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        total, losses = TokenLosses.apply(output.logits[0], targets, weights)
+        total, losses = TokenLosses.apply(output.logits[0], targets, weights)  # type: ignore[no-untyped-call]
         (total * scale).backward()
     loss_sum = torch.zeros(len(trained), device=losses.device).index_add_(0, positions.sample, losses)
     rows = capture.projection.fold(capture.sketches).div_(scale)

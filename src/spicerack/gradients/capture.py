@@ -1,12 +1,12 @@
 """Hooks that turn one frozen-weight backward pass into a sketch of every sample's gradient.
 
-The data's road through one batch: a tracked module's forward hook keeps `A P_i` (b, t, p) of its input; the gradient of its
-output arrives as `D` (b, t, o), is projected to `D P_o` (b, t, p), and `(D P_o)^T (A P_i)` is added to the sample's sketch.
-No weight takes part in autograd. The graph starts at the outputs of the lowest tracked modules, so nothing below them is
-recorded or walked; nothing of the size of a weight is formed unless exact norms are asked for.
+The data's road through one batch: a tracked module's forward hook keeps `A P_i` (b, t, p) of its input; the gradient
+of its output arrives as `D` (b, t, o), is projected to `D P_o` (b, t, p), and `(D P_o)^T (A P_i)` is added to the
+sample's sketch. No weight takes part in autograd. The graph starts at the outputs of the lowest tracked modules, so
+nothing below them is recorded or walked; nothing of the size of a weight is formed unless exact norms are asked for.
 
-The head is given only the positions that predict a trained token: a pre-hook gathers them from (b, t, h) to (1, m, h), and
-whatever the model does to logits afterwards (scaling, soft caps) still happens in its own code.
+The head is given only the positions that predict a trained token: a pre-hook gathers them from (b, t, h) to (1, m,
+h), and whatever the model does to logits afterwards (scaling, soft caps) still happens in its own code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Positions:
 class GradientCapture:
     """Context in which a model's backward pass fills `sketches` (b, K) and, on request, `squared_norms` (b,).
 
-    On entry all weights are frozen and the model is put in evaluation mode (no dropout); on exit everything is as it was.
+    On entry all weights are frozen and the model is put in evaluation mode (no dropout); on exit everything is as it
+    was.
     """
 
     def __init__(self, model: PreTrainedModel, projection: Projection, *, exact_norms: bool = False) -> None:
@@ -95,50 +96,59 @@ class GradientCapture:
         self._pending.clear()
 
     @staticmethod
-    def _bind(hook: Callable[..., Tensor | None], index: int, block: Block, module: nn.Module) -> Callable[..., Tensor | None]:
+    def _bind(
+        hook: Callable[..., Tensor | None], index: int, block: Block, module: nn.Module
+    ) -> Callable[..., Tensor | None]:
         return lambda _module, inputs, output: hook(index, block, module, inputs[0], output)
 
     def _gather_head_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert self._positions is not None
         return (self._positions.gather(inputs[0]), *inputs[1:])
 
-    def _linear_hook(self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """Keep the projected input, and await the output's gradient."""
-        at_head = module is self.head
+    def _linear_hook(
+        self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor
+    ) -> Tensor | None:
+        """Keep the projected input; when the output's gradient arrives, project it and multiply."""
         kept = self._shared_input(block, inputs)
         full = inputs.detach() if self.exact_norms else None
-        started = None if output.requires_grad else output.detach().requires_grad_(True)
-        watched = output if started is None else started
+
+        def shaped(tensor: Tensor) -> Tensor:
+            return self._per_sample(tensor, module is self.head, block)
 
         def on_gradient(gradient: Tensor) -> None:
             out_side = self.projection.out_side(block)
             left = gradient if out_side is None else gradient @ out_side
-            self._add(block, self._per_sample(left, at_head, block), self._per_sample(kept, at_head, block))
+            self._add(block, shaped(left), shaped(kept))
             if full is not None:
-                self._add_norm(index, block, self._per_sample(gradient, at_head, block), self._per_sample(full, at_head, block))
+                self._add_norm(index, block, shaped(gradient), shaped(full))
 
-        watched.register_hook(on_gradient)
-        return started
+        return self._watch(output, on_gradient)
 
-    def _lookup_hook(self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """An embedding is a linear layer of one-hot inputs: its gradient (vocabulary, h) has row sums of the output's.
+    def _lookup_hook(
+        self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor
+    ) -> Tensor | None:
+        """A lookup is a linear layer with one-hot output gradients: row `token` collects what arrives there.
 
-        As (out, in) = (vocabulary, h), `P_o^T gradient P_i` is the looked-up rows of `P_o` against the projected gradient.
+        As (vocabulary, h), `P_o^T gradient P_i` is the looked-up rows of `P_o` against the projected gradient.
         """
-        started = None if output.requires_grad else output.detach().requires_grad_(True)
-        watched = output if started is None else started
+
+        def one_hot(like: Tensor) -> Tensor:
+            return torch.nn.functional.one_hot(inputs, block.parameter.out_features).to(like.dtype)
 
         def on_gradient(gradient: Tensor) -> None:
             in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
             right = gradient if in_side is None else gradient @ in_side
-            vocabulary = block.parameter.out_features
-            one_hot = torch.nn.functional.one_hot(inputs, vocabulary).to(gradient.dtype) if out_side is None else None
-            self._add(block, out_side[inputs] if out_side is not None else one_hot, right)  # type: ignore[arg-type]
+            self._add(block, one_hot(gradient) if out_side is None else out_side[inputs], right)
             if self.exact_norms:
-                hot = torch.nn.functional.one_hot(inputs, vocabulary).to(gradient.dtype) if one_hot is None else one_hot
-                self._add_norm(index, block, hot, gradient)
+                self._add_norm(index, block, one_hot(gradient), gradient)
 
-        watched.register_hook(on_gradient)
+        return self._watch(output, on_gradient)
+
+    @staticmethod
+    def _watch(output: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor | None:
+        """Await the gradient of a module's output; where there is no graph yet, start one at that output."""
+        started = None if output.requires_grad else output.detach().requires_grad_(True)
+        (output if started is None else started).register_hook(on_gradient)
         return started
 
     def _shared_input(self, block: Block, inputs: Tensor) -> Tensor:
@@ -161,8 +171,8 @@ class GradientCapture:
         samples, length = self._positions.shape
         if tensor.shape[:-1].numel() != samples * length:
             raise ModelError(
-                f"{block.parameter.uses[0].module} works on {tuple(tensor.shape[:-1])} rows, not on the batch's {samples} x {length} "
-                "tokens (a routed expert?); leave it out with a regular expression as parameters"
+                f"{block.parameter.uses[0].module} works on {tuple(tensor.shape[:-1])} rows, not on the batch's "
+                f"{samples} x {length} tokens (a routed expert?); leave it out with a regular expression as parameters"
             )
         return tensor.reshape(samples, length, tensor.shape[-1])
 
@@ -188,5 +198,3 @@ def trained_positions(labels: Tensor) -> tuple[Positions, Tensor]:
     """Positions that predict a trained token, and those tokens (m,), from labels (b, t) with -100 elsewhere."""
     sample, time = (labels[:, 1:] != -100).nonzero(as_tuple=True)
     return Positions(sample, time, (labels.shape[0], labels.shape[1])), labels[sample, time + 1]
-
-

@@ -1,8 +1,8 @@
 """The gradient pass over a pool: survey the labels, then shard after shard into the store.
 
 A survey tokenizes the pool once for its counts, so that totals, truncations and empty rows are known before the first
-gradient. Then every missing shard is tokenized (ahead, in a thread), cut into batches of similar length, differentiated, and
-written (in another thread). A shard depends on its rows and the settings alone.
+gradient. Then every missing shard is tokenized (ahead, in a thread), cut into batches of similar length,
+differentiated, and written (in another thread). A shard depends on its rows and the settings alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spicerack.models.loading import Choice
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
     from spicerack.data.records import Pool
+    from spicerack.gradients.batch import BatchGradients
     from spicerack.gradients.capture import GradientCapture
     from spicerack.gradients.projection import Projection
     from spicerack.models.loading import LoadedModel
@@ -73,7 +74,8 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
             progress("survey", i + 1, 0, 0)
     if not counts[:, 1].any():
         raise DataError(
-            f"no row of {pool.source.name} has a trained token (format {pool.format}); expected assistant turns or completions"
+            f"no row of {pool.source.name} has a trained token (format {pool.format}); "
+            "expected assistant turns or completions"
         )
     return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool))
 
@@ -82,7 +84,13 @@ class GradientPass:
     """A planned pass: everything but the work. `run` does what the store does not have yet."""
 
     def __init__(
-        self, pool: Pool, labeler: Labeler, loaded: LoadedModel, config: GradientConfig, *, progress: Progress | None = None
+        self,
+        pool: Pool,
+        labeler: Labeler,
+        loaded: LoadedModel,
+        config: GradientConfig,
+        *,
+        progress: Progress | None = None,
     ) -> None:
         """Survey the pool and lay out the projection.
 
@@ -119,7 +127,7 @@ class GradientPass:
             reason = f"{self.projection.columns:,} sketch columns for {self.projection.dimension:,} final ones"
             choices.append(Choice("sketch", str(self.projection.sketch), reason))
         if self.config.dimension is not None and self.projection.dimension < self.config.dimension:
-            reason = f"the sketch of the tracked weights has no more columns than that, {self.config.dimension} was asked for"
+            reason = f"the tracked weights' sketch has no more columns; {self.config.dimension} was asked for"
             choices.append(Choice("dimension", str(self.projection.dimension), reason))
         return choices
 
@@ -153,9 +161,10 @@ class GradientPass:
             StoreLockedError: another process is writing it.
             OutputError: the folder cannot be written; finished shards are kept.
         """
+        from spicerack.store.layout import recorded_settings
         from spicerack.store.writer import StoreWriter
 
-        tokens_per_batch = self._tokens_per_batch(Path(output_dir))
+        tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
         with StoreWriter.create_or_resume(
             output_dir,
             settings=self.settings(tokens_per_batch),
@@ -167,18 +176,17 @@ class GradientPass:
             self._fill(writer, tokens_per_batch)
             return writer.finish()
 
-    def _tokens_per_batch(self, output_dir: Path) -> int:
+    def _tokens_per_batch(self, begun: dict[str, Any] | None) -> int:
         """The option, else what an interrupted store was begun with, else the device's default."""
-        from spicerack.store.layout import recorded_settings
-
         if self.config.tokens_per_batch is not None:
             return self.config.tokens_per_batch
-        begun = recorded_settings(output_dir)
         if begun is not None and isinstance(begun.get("tokens_per_batch"), int):
             return int(begun["tokens_per_batch"])
         device = self.loaded.device.type
         chosen = TOKENS_PER_BATCH.get(device, TOKENS_PER_BATCH["cpu"])
-        self.choices.append(Choice("tokens_per_batch", str(chosen), f"default for {device}; samples are batched by length"))
+        self.choices.append(
+            Choice("tokens_per_batch", str(chosen), f"default for {device}; samples are batched by length")
+        )
         return chosen
 
     def _fill(self, writer: StoreWriter, tokens_per_batch: int) -> None:
@@ -208,7 +216,10 @@ class GradientPass:
                 written.result()
 
     def _encode(self, shard: Shard) -> list[Encoded]:
-        return [self.labeler.encode(self.pool.sample(i), where=self.pool.where(i)) for i in range(shard.start, shard.stop)]
+        return [self._encode_row(i) for i in range(shard.start, shard.stop)]
+
+    def _encode_row(self, i: int) -> Encoded:
+        return self.labeler.encode(self.pool.sample(i), where=self.pool.where(i))
 
     def _shard(
         self,
@@ -229,7 +240,7 @@ class GradientPass:
         trained = self.survey.trained_tokens[part]
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
         for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
-            result = self._batch(capture, [encoded[i] for i in members], tokens_per_batch)
+            result = self.batch(capture, [encoded[i] for i in members], tokens_per_batch)
             rows[members] = result.rows.cpu().numpy()
             loss_sum[members] = result.loss_sum.cpu().numpy()
             norm[members] = result.gradient_norm.cpu().numpy()
@@ -249,7 +260,22 @@ class GradientPass:
         }
         return rows, table
 
-    def _batch(self, capture: GradientCapture, samples: list[Encoded], tokens_per_batch: int) -> Any:
+    def sample_batches(self, count: int) -> tuple[list[list[Encoded]], int]:
+        """`count` batches of the plan, from the shortest to the longest, to time or to probe with."""
+        from spicerack.data.batching import plan_batches
+
+        tokens_per_batch = self._tokens_per_batch(None)
+        lengths = np.where(self.survey.trained_tokens > 0, self.survey.tokens, 0)
+        plan = plan_batches(lengths, tokens_per_batch)
+        places = np.unique(np.linspace(0, len(plan) - 1, num=min(count, len(plan))).round().astype(int))
+        return [[self._encode_row(int(i)) for i in plan[place]] for place in places], tokens_per_batch
+
+    def batch(self, capture: GradientCapture, samples: list[Encoded], tokens_per_batch: int) -> BatchGradients:
+        """Gradients of one batch.
+
+        Raises:
+            ConfigurationError: the device is out of memory.
+        """
         import torch
 
         from spicerack.data.batching import collate
@@ -261,5 +287,6 @@ class GradientPass:
         except torch.OutOfMemoryError as error:
             shape = tuple(batch.input_ids.shape)
             raise ConfigurationError(
-                f"out of memory at a batch of {shape[0]} x {shape[1]} tokens; set tokens_per_batch below {tokens_per_batch}"
+                f"out of memory at a batch of {shape[0]} x {shape[1]} tokens; "
+                f"set tokens_per_batch below {tokens_per_batch}"
             ) from error

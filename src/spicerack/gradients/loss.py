@@ -1,8 +1,8 @@
 """The loss of a batch, token by token, with the logits' gradient computed in the same sweep.
 
-A sample's loss is the sum of its tokens' cross-entropies (`sum`) or their mean over its trained tokens (`mean`). A trainer that
-averages over the accumulated batch's tokens (TRL, LLaMA-Factory, Axolotl) gives a sample the gradient of `sum` divided by
-the batch's tokens: `sum` is what the sample contributes to a step, `mean` weighs every sample alike.
+A sample's loss is the sum of its tokens' cross-entropies (`sum`) or their mean over its trained tokens (`mean`). A
+trainer that averages over the accumulated batch's tokens (TRL, LLaMA-Factory, Axolotl) gives a sample the gradient of
+`sum` divided by the batch's tokens: `sum` is what the sample contributes to a step, `mean` weighs every sample alike.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ROWS_AT_ONCE = 256  # logits rows turned to float32 at a time: the temporaries s
 class TokenLosses(torch.autograd.Function):
     """Cross-entropy of each row of logits, summed with weights; float32 inside, whatever the logits' type.
 
-    The gradient, `weight * (softmax - onehot)`, is formed chunk by chunk in the forward, so that no float32 copy of the whole
-    (tokens, vocabulary) matrix ever exists.
+    The gradient, `weight * (softmax - onehot)`, is formed chunk by chunk in the forward, so that no float32 copy of
+    the whole (tokens, vocabulary) matrix ever exists.
     """
 
     @staticmethod

@@ -1,15 +1,16 @@
 """Random projection of per-sample gradients: a two-sided sketch per weight, folded to k columns.
 
-A weight's gradient `D^T A` (o × i, from output gradients D (t, o) and inputs A (t, i)) is sketched as
-`(D P_o)^T (A P_i)` with sign matrices `P_o` (o, p) and `P_i` (i, p), entries ±1/sqrt(p): the o × i matrix never
-exists. The sketches of all weights, side by side (K columns), are permuted, signed, and summed in k buckets of equal size: a
+A weight's gradient `D^T A` (o × i, from output gradients D (t, o) and inputs A (t, i)) is sketched as `(D P_o)^T (A
+P_i)` with sign matrices `P_o` (o, p) and `P_i` (i, p), entries ±1/sqrt(p): the o × i matrix never exists. The
+sketches of all weights, side by side (K columns), are permuted, signed, and summed in k buckets of equal size: a
 balanced count-sketch, which costs K additions. Every step keeps inner products unbiased: `E <Pg, Ph> = <g, h>`.
 
-Variance: for rank-one blocks the two-sided sketch has relative variance (1 + 2/p)^2 - 1 per weight, averaged over the weights
-by their energy; folding adds about 2 <g,h>^2 / k. A side shorter than p is kept whole, so tiny models are exact.
+Variance: for rank-one blocks the two-sided sketch has relative variance (1 + 2/p)^2 - 1 per weight, averaged over the
+weights by their energy; folding adds about 2 <g,h>^2 / k. A side shorter than p is kept whole, so tiny models are
+exact.
 
-Signs come from numpy's Philox bit generator keyed by the seed and a name: counter-based, raw bits only, hence the same on every
-device, platform and for any batch size.
+Signs come from numpy's Philox bit generator keyed by the seed and a name: counter-based, raw bits only, hence the
+same on every device, platform and for any batch size.
 """
 
 from __future__ import annotations
@@ -156,7 +157,12 @@ class Projection:
 
     def settings(self) -> dict[str, int | str]:
         """What fixes the projection, for the store's manifest."""
-        return {"kind": "two-sided signs, folded", "dimension": self.dimension, "sketch": self.sketch, "seed": self.seed}
+        return {
+            "kind": "two-sided signs, folded",
+            "dimension": self.dimension,
+            "sketch": self.sketch,
+            "seed": self.seed,
+        }
 
 
 def _columns(parameters: Sequence[TrackedParameter], sketch: int) -> int:

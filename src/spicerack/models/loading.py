@@ -1,7 +1,7 @@
 """Load a causal language model and its tokenizer, and say what was chosen on the way.
 
-A model is a hub id, a folder with safetensors weights, a GGUF file, or a loaded `PreTrainedModel`. Every automatic choice
-(device, dtype) is returned as a `Choice`, to be printed once and recorded.
+A model is a hub id, a folder with safetensors weights, a GGUF file, or a loaded `PreTrainedModel`. Every automatic
+choice (device, dtype) is returned as a `Choice`, to be printed once and recorded.
 """
 
 from __future__ import annotations
@@ -81,12 +81,14 @@ def load_model(
     import torch
 
     if not isinstance(model, str | Path):
-        tokenizer = tokenizer or (load_tokenizer(config.tokenizer_name_or_path, config) if config.tokenizer_name_or_path else None)
+        tokenizer = tokenizer or (
+            load_tokenizer(config.tokenizer_name_or_path, config) if config.tokenizer_name_or_path else None
+        )
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         return LoadedModel(model, tokenizer, name, next(model.parameters()).device)
     device, device_choice = choose_device(config.device)
     dtype, dtype_choice = choose_dtype(config.dtype, device)
-    loaded = _from_pretrained(str(model), config, getattr(torch, dtype)).to(device)  # type: ignore[arg-type]
+    loaded = _from_pretrained(str(model), config, getattr(torch, dtype)).to(device)
     if config.adapter_name_or_path:
         loaded = _with_adapter(loaded, config.adapter_name_or_path)
     tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
@@ -105,7 +107,9 @@ def load_tokenizer(name: str, config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(name), **_remote(config))
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}; name one with tokenizer_name_or_path") from error
+        raise ModelError(
+            f"cannot load a tokenizer from {name!r}: {_first_line(error)}; name one with tokenizer_name_or_path"
+        ) from error
     return tokenizer
 
 
@@ -122,7 +126,9 @@ def choose_device(device: str) -> tuple[torch.device, Choice | None]:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"device {device!r} cannot be used: {_first_line(error)}; use auto, cpu or a GPU that torch sees") from error
+        raise ConfigurationError(
+            f"device {device!r} cannot be used: {_first_line(error)}; use auto, cpu or a GPU that torch sees"
+        ) from error
     return torch.device(device), None
 
 
@@ -135,7 +141,7 @@ def choose_dtype(dtype: str, device: torch.device) -> tuple[str, Choice | None]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16", Choice("dtype", "bfloat16", "the GPU multiplies bfloat16 in hardware")
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
             return "bfloat16", Choice("dtype", "bfloat16", "the CPU multiplies bfloat16 in hardware")
     return "float32", Choice("dtype", "float32", f"no bfloat16 hardware on this {device.type}")
@@ -172,7 +178,7 @@ def _location(name: str) -> dict[str, str]:
 
 def _remote(config: ModelConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    return options | ({"revision": config.revision} if config.revision else {})
+    return options | ({"revision": config.model_revision} if config.model_revision else {})
 
 
 def _check_weights(folder: Path) -> None:
@@ -184,7 +190,9 @@ def _check_weights(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
     if pickled := sorted(folder.glob("*.bin")):
-        raise ModelError(f"{folder} has only pickled weights ({pickled[0].name}); convert them to safetensors with save_pretrained")
+        raise ModelError(
+            f"{folder} has only pickled weights ({pickled[0].name}); convert them to safetensors with save_pretrained"
+        )
     raise ModelError(f"{folder} has a config.json but no weights; expected *.safetensors")
 
 

@@ -1,7 +1,7 @@
 """Which parameters are tracked: the weights whose per-sample gradients are taken.
 
-Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules. One weight may be used by several modules (a head
-tied to the embedding): then its gradient is the sum over its uses, as autograd has it.
+Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules. One weight may be used by several
+modules (a head tied to the embedding): then its gradient is the sum over its uses, as autograd has it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def tracked_parameters(model: PreTrainedModel, which: str) -> tuple[TrackedParam
 
     Args:
         model: the model.
-        which: `blocks` (every linear weight of the transformer blocks, adapters excluded), `last:N` (the same of the last
-            N blocks), `lora` (the adapters' matrices), or a regular expression searched in the names of trackable weights.
+        which: `blocks` (every linear weight of the transformer blocks, adapters excluded), `last:N` (the same of the
+            last N blocks), `lora` (the adapters' matrices), or a regular expression searched in the names of
+            trackable weights.
 
     Raises:
         ModelError: nothing matches, or `which` is not a valid expression.
@@ -62,7 +63,9 @@ def tracked_parameters(model: PreTrainedModel, which: str) -> tuple[TrackedParam
     if which == "lora":
         names = [name for name in trackable if re.search(r"\.lora_[AB]\.", name)]
         if not names:
-            raise ModelError("parameters=lora, but the model has no LoRA matrices; name an adapter with adapter_name_or_path")
+            raise ModelError(
+                "parameters=lora, but the model has no LoRA matrices; name an adapter with adapter_name_or_path"
+            )
     elif which == "blocks" or which.startswith("last:"):
         names = _in_blocks(model, trackable, which)
     else:
@@ -82,7 +85,8 @@ def _trackable(model: PreTrainedModel) -> dict[str, TrackedParameter]:
                 uses.append(Use(module_name, kind))
     tracked = {}
     for name, module, uses in found.values():
-        rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+        weight = module.get_parameter("weight")
+        rows, columns = weight.shape
         if uses[0].kind == "conv1d":
             rows, columns = columns, rows
         tracked[name] = TrackedParameter(name, int(rows), int(columns), tuple(uses))

@@ -1,0 +1,105 @@
+"""Command-line options made from the configuration: one name, one default, one help text."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+import yaml
+
+from spicerack.config import SECTIONS
+from spicerack.errors import ConfigurationError
+
+SHORT = {"model_name_or_path": "--model", "output_dir": "--output"}
+ELSEWHERE = {"pool"}  # the positional argument
+METHOD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def configured(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command that takes `options: dict` so that it has an option for every field of `sections`.
+
+    The dictionary holds only what the user gave: what is left out is inherited.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+        added = [
+            _parameter(section, name)
+            for section in sections
+            for name in SECTIONS[section].model_fields
+            if name not in ELSEWHERE
+        ]
+        names = [parameter.name for parameter in added]
+
+        @functools.wraps(command)
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            options = {name: kwargs.pop(name) for name in names}
+            command(*args, options={name: value for name, value in options.items() if value is not None}, **kwargs)
+
+        wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(section: str, name: str) -> inspect.Parameter:
+    field = SECTIONS[section].model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    flags = [SHORT[name], flag] if name in SHORT else [flag]
+    kind = _plain_type(field.annotation)
+    if kind is bool:
+        flags = [f"{flag}/--no-{flag[2:]}"]
+    shown = "" if field.default is None else f"(default: {field.default})"
+    text = " ".join(part for part in (field.description, " | ".join(_literals(field.annotation)), shown) if part)
+    option = typer.Option(*flags, help=text, rich_help_panel=section.capitalize(), show_default=False)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Union[kind, None], option],  # noqa: UP007
+    )
+
+
+def _plain_type(annotation: Any) -> type:
+    """The type the command line reads: the configuration checks the rest."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        inner = {_plain_type(part) for part in get_args(annotation) if part is not type(None)}
+        return inner.pop() if len(inner) == 1 else str
+    return annotation if annotation in (int, float, bool) else str
+
+
+def _literals(annotation: Any) -> list[str]:
+    return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def method_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read `--penalty 0.2 --no-certify --rows=unit` as options of the selection method; values are YAML.
+
+    Raises:
+        ConfigurationError: a word that is neither an option nor an option's value.
+    """
+    options: dict[str, Any] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigurationError(f"did not expect {word!r}; options of the method are written --name value")
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if equals:
+            options[name] = yaml.safe_load(text)
+        elif words and not words[0].startswith("--"):
+            options[name] = yaml.safe_load(words.pop(0))
+        elif name.startswith("no_"):
+            options[name.removeprefix("no_")] = False
+        else:
+            options[name] = True
+    return options

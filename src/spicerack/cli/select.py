@@ -1,0 +1,62 @@
+"""`spicerack select`: choose from a gradient store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spicerack.cli.options import METHOD_OPTIONS, configured, method_options
+
+if TYPE_CHECKING:
+    from spicerack.selectors.base import Selection
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("select", context_settings=METHOD_OPTIONS)(select)
+
+
+@configured("selection", "data")
+def select(
+    ctx: typer.Context,
+    store: Annotated[Path, typer.Argument(help="A gradient store: the folder that `gradients` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the selection.")] = Path("runs/selection"),
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="The pool the store was made from: its selected rows are written too.")
+    ] = None,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Choose from a gradient store; no model is needed.
+
+    Options of the method follow as --name value, as in --penalty 0.2 (see `spicerack methods`).
+    """
+    from spicerack import pipeline
+    from spicerack.cli.console import console, print_files
+    from spicerack.config import RunConfig, with_options
+
+    config = with_options(RunConfig(), {**options, **method_options(ctx.args)})
+    selection, files = pipeline.select_from_store(store, config, output_dir=output, pool=pool)
+    report_selection(selection)
+    console.print("[bold]files[/bold]")
+    print_files(files)
+
+
+def report_selection(selection: Selection) -> None:
+    """Print the selection's own choices, its size, what was left out, and the certificate."""
+    from spicerack.cli.console import console
+
+    for choice in selection.manifest.get("choices", ()):
+        console.print(f"  {choice['name']} = {choice['value']}  ({choice['reason']})", markup=False)
+    names = selection.manifest["method"]
+    console.print(
+        f"selected {len(selection.indices):,} of {len(selection.scores):,} samples by {names}",
+        style="bold",
+        markup=False,
+    )
+    for reason, count in selection.manifest.get("excluded_counts", {}).items():
+        console.print(f"  left out: {count:,} with {reason}", markup=False)
+    if selection.certificate is not None:
+        console.print(f"  {selection.certificate.sentence()}", markup=False)

@@ -1,0 +1,100 @@
+"""What a gradient pass will cost: a few timed batches, extrapolated over the pool's tokens."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from spicerack.gradients.collect import GradientPass
+
+TABLE_BYTES = 64  # of a row in the table, roughly: id, source, counts, losses, norms
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Extrapolated cost of a pass. Bytes, seconds, tokens a second."""
+
+    samples: int
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    store_bytes: int
+    peak_memory_bytes: int
+    selection_memory_bytes: int
+    timed_batches: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure, for a table."""
+        return [
+            ("samples", f"{self.samples:,}"),
+            ("tokens", f"{self.tokens:,}"),
+            ("speed", f"{self.tokens_per_second:,.0f} tokens/s (from {self.timed_batches} batches)"),
+            ("gradient pass", _duration(self.seconds)),
+            ("store on disk", _size(self.store_bytes)),
+            ("peak memory of the pass", _size(self.peak_memory_bytes)),
+            ("memory of the selection", _size(self.selection_memory_bytes)),
+        ]
+
+
+def estimate(planned: GradientPass, *, batches: int = 3) -> Estimate:
+    """Time `batches` batches spread over the pool's lengths, after one warm-up, and extrapolate by tokens.
+
+    Args:
+        planned: a surveyed pass; nothing is written.
+        batches: how many to time, >= 1.
+    """
+    from spicerack.gradients.capture import GradientCapture
+
+    chosen, tokens_per_batch = planned.sample_batches(batches)
+    with GradientCapture(
+        planned.loaded.model, planned.projection, exact_norms=planned.config.gradient_norm == "exact"
+    ) as capture:
+        planned.batch(capture, chosen[-1], tokens_per_batch)
+        tokens, started = 0, time.perf_counter()
+        for samples in chosen:
+            planned.batch(capture, samples, tokens_per_batch)
+            tokens += sum(len(sample.input_ids) for sample in samples)
+        seconds = time.perf_counter() - started
+    total = int(planned.survey.tokens[planned.survey.trained_tokens > 0].sum())
+    rows, k = len(planned.pool), planned.projection.dimension
+    item = np.dtype(planned.config.storage_dtype).itemsize
+    return Estimate(
+        samples=rows,
+        tokens=total,
+        tokens_per_second=tokens / seconds,
+        seconds=total * seconds / tokens,
+        store_bytes=rows * (k * item + TABLE_BYTES),
+        peak_memory_bytes=_peak_memory(planned.loaded.device.type),
+        selection_memory_bytes=rows * k * 4,
+        timed_batches=len(chosen),
+    )
+
+
+def _peak_memory(device: str) -> int:
+    """Peak of the device's memory where it has its own, else of this process."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:,.1f} GB"

@@ -1,0 +1,191 @@
+"""The whole road, and the only place that knows all of it: collect, select, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.config import RunConfig, dump_config, load_config, make_config, with_options
+from spicerack.errors import ConfigurationError, OutputError
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spicerack.gradients.collect import GradientPass, Progress
+    from spicerack.models.loading import Choice
+    from spicerack.selectors.base import Selection
+    from spicerack.store.reader import GradientStore
+
+GRADIENT_SECTIONS = ("data", "model", "labels", "gradients")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a whole run leaves: the store, the selection, and the files by name."""
+
+    output_dir: Path
+    store: GradientStore
+    selection: Selection
+    files: dict[str, Path]
+    choices: tuple[Choice, ...]
+
+
+def collect_gradients(
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset,
+    *,
+    model: str | Path | PreTrainedModel,
+    output_dir: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> GradientStore:
+    """Take every sample's projected gradient and keep them in a store on disk.
+
+    Running it again after an interruption computes only what is missing.
+
+    Args:
+        pool: a file (.jsonl, .json, .csv, .parquet), an Arrow folder, a hub id, a `datasets.Dataset` or a list of
+            dicts.
+        model: hub id, folder, GGUF file or a loaded model.
+        output_dir: the store's folder.
+        tokenizer: with a loaded model, unless the pool is tokenized.
+        progress: called as (stage, rows done, tokens done, tokens in all).
+        **options: any field of the sections data, model, labels and gradients of `RunConfig`, by name.
+
+    Returns:
+        The finished store; `store.matrix()` is G, (n, k).
+
+    Raises:
+        SpicerackError: see `spicerack.errors`; everything already computed is kept.
+    """
+    config = with_options(RunConfig(), options, sections=GRADIENT_SECTIONS)
+    return plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress).run(output_dir)
+
+
+def plan_pass(
+    config: RunConfig,
+    *,
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
+    model: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+) -> GradientPass:
+    """Read the pool, load the model, tokenize once: a gradient pass ready to run.
+
+    Args:
+        config: the run; `pool` and `model` take precedence over what it names.
+        pool: as in `collect_gradients`.
+        model: as in `collect_gradients`.
+        tokenizer: as in `collect_gradients`.
+        progress: as in `collect_gradients`.
+
+    Raises:
+        ConfigurationError: neither the arguments nor the configuration name a pool and a model.
+    """
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import load_pool
+    from spicerack.gradients.collect import GradientPass
+    from spicerack.models.loading import load_model
+
+    pool = pool if pool is not None else config.data.pool
+    model = model if model is not None else config.model.model_name_or_path
+    if pool is None:
+        raise ConfigurationError("no pool is named; give a file, folder or hub id as data.pool")
+    if model is None:
+        raise ConfigurationError(
+            "no model is named; give a hub id, folder or GGUF file as model.model_name_or_path (--model)"
+        )
+    rows = load_pool(pool, config.data)
+    loaded = load_model(model, config.model, tokenizer=tokenizer)
+    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
+    return GradientPass(rows, labeler, loaded, config.gradients, progress=progress)
+
+
+def run(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    pool: list[dict[str, Any]] | datasets.Dataset | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Collect gradients, select, and write the selected rows, scores and manifest.
+
+    Args:
+        config: a `RunConfig`, nested values, or the path of a YAML file.
+        pool: rows in memory, instead of the one that the configuration names.
+        model: a loaded model, instead of the one that the configuration names.
+        tokenizer: the loaded model's.
+        progress: as in `collect_gradients`.
+
+    Returns:
+        The run; its folder holds `config.yaml`, which repeats it to the same indices.
+    """
+    from spicerack.export.rows import write_selection
+    from spicerack.selectors import check_options, select
+
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    elif not isinstance(config, RunConfig):
+        config = make_config(config)
+    chosen = config.selection
+    check_options(chosen.method, chosen.method_options)  # a misspelt option must not cost a gradient pass
+    output_dir = prepare_output(config.output_dir)
+    gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
+    store = gradient_pass.run(output_dir / "gradients")
+    selection = select(store, chosen.method, chosen.budget, chosen.target, seed=chosen.seed, **chosen.method_options)
+    files = write_selection(
+        output_dir, gradient_pass.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
+    )
+    return Run(output_dir, store, selection, files, tuple(gradient_pass.choices))
+
+
+def select_from_store(
+    store: str | Path, config: RunConfig, *, output_dir: Path, pool: str | Path | None = None
+) -> tuple[Selection, dict[str, Path]]:
+    """Select from a store on disk and write the selection; with `pool`, its selected rows too.
+
+    Raises:
+        DataError: the pool is not the one that the store was made from.
+    """
+    from spicerack.data.records import load_pool
+    from spicerack.errors import DataError
+    from spicerack.export.rows import write_selection
+    from spicerack.selectors import select
+    from spicerack.store.reader import GradientStore
+
+    chosen = config.selection
+    opened = GradientStore.open(store)
+    rows = load_pool(pool, config.data) if pool is not None else None
+    if rows is not None and list(rows.ids) != opened.column("id").tolist():
+        raise DataError(
+            f"{rows.source.name} is not the pool that {store} was made from: "
+            f"{len(rows)} rows against {opened.n}, or other ids; name the pool given to `gradients`"
+        )
+    prepare_output(output_dir)
+    selection = select(opened, chosen.method, chosen.budget, chosen.target, seed=chosen.seed, **chosen.method_options)
+    files = write_selection(
+        output_dir, rows, selection, config_yaml=dump_config(config), rows_table=opened.rows_table()
+    )
+    return selection, files
+
+
+def prepare_output(folder: Path) -> Path:
+    """Make the run's folder, and find out now whether it can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    probe = folder / ".spicerack-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another output folder"
+        ) from error
+    return folder

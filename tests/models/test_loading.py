@@ -1,0 +1,88 @@
+"""Models load from folders and adapters, say what was chosen, and refuse what cannot work."""
+
+import re
+
+import pytest
+import torch
+
+from spicerack.config import ModelConfig
+from spicerack.errors import ConfigurationError, ModelError
+from spicerack.models.loading import choose_device, choose_dtype, load_model, load_tokenizer
+from spicerack.testing import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    tiny_model("llama", vocab_size=300).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_folder_loads_with_its_tokenizer(folder):
+    loaded = load_model(folder, ModelConfig(dtype="float32", device="cpu"))
+    assert loaded.dtype == "float32"
+    assert loaded.tokenizer.decode(loaded.tokenizer("wörld")["input_ids"]) == "wörld"
+    assert loaded.choices == ()
+    assert not loaded.model.training
+
+
+def test_automatic_choices_carry_reasons(folder):
+    choices = {c.name: c for c in load_model(str(folder), ModelConfig()).choices}
+    assert set(choices) == {"device", "dtype"}
+    assert all(choice.reason for choice in choices.values())
+
+
+def test_the_fingerprint_tells_trainings_apart(folder):
+    model = load_model(folder, ModelConfig(dtype="float32")).model
+    first = load_model(model, ModelConfig()).fingerprint()
+    assert first == load_model(folder, ModelConfig(dtype="float32")).fingerprint()
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    assert load_model(model, ModelConfig()).fingerprint() != first
+
+
+def test_an_adapter_is_loaded_on_top(folder, tmp_path):
+    import peft
+
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.5)
+    peft.get_peft_model(tiny_model("llama", vocab_size=300), lora).save_pretrained(tmp_path)
+    loaded = load_model(folder, ModelConfig(adapter_name_or_path=str(tmp_path), dtype="float32"))
+    assert any("lora_A" in name for name, _ in loaded.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no config.json"),
+        (["config.json"], "no weights"),
+        (["config.json", "pytorch_model.bin"], "only pickled weights"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(folder, tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path, ModelConfig())
+
+
+def test_a_missing_model_and_gguf_are_one_line(tmp_path):
+    with pytest.raises(ModelError, match="no such GGUF file") as gguf:
+        load_model(tmp_path / "none.gguf", ModelConfig())
+    with pytest.raises(ModelError, match="cannot load the model") as hub:
+        load_model("nobody/nothing-at-all", ModelConfig())
+    assert not re.search(r"\n", str(gguf.value) + str(hub.value))
+
+
+def test_a_tokenizer_that_is_not_there(tmp_path):
+    with pytest.raises(ModelError, match="tokenizer_name_or_path"):
+        load_tokenizer(str(tmp_path), ModelConfig())
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigurationError, match="cuda:99"):
+        choose_device("cuda:99")
+
+
+def test_a_stated_dtype_is_kept():
+    assert choose_dtype("float16", torch.device("cpu")) == ("float16", None)
