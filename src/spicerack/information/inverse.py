@@ -1,0 +1,109 @@
+"""`M_S^{-1}` in float64, for `M_S = I + alpha sum_{i in S} g_i g_i^T`, kept through rank-one downdates.
+
+Picking v changes the inverse by `M^{-1} -= p p^T / alpha` with `p = alpha M^{-1} v / sqrt(1 + alpha v^T M^{-1} v)`
+(Sherman-Morrison). The vectors p are kept as rows `P` while there are at most k of them and folded into one (k, k)
+matrix afterwards.
+
+Downdating cancels: a row of squared length `rho = alpha |g|^2` that the picks have made redundant keeps an absolute
+error of about `eps * rho`. Where that matters the solution y of `M y = g` is refined against `M` itself, and the
+quadratic form is taken as `2 g.y - y^T M y`, whose error is of second order in that of y.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray, RowMatrix
+
+FOLD_ROWS = 64
+"""Rows of P that are folded at once when the inverse is a full matrix: one matrix product instead of 64 updates."""
+
+REFINE_ABOVE = 1e-12
+"""Relative error of `alpha q` from which a row is refined."""
+
+
+class Inverse:
+    """The inverse of `M_S`, S growing one pick at a time.
+
+    Args:
+        matrix: the pool's rows (n, k).
+        alpha: weight of a row, > 0.
+    """
+
+    def __init__(self, matrix: RowMatrix, alpha: float) -> None:
+        self.alpha = alpha
+        self.picks: list[int] = []
+        self.kappa = 1.0  # 1 + alpha sum |g_i|^2 over the picks, an upper bound of the condition number of M_S
+        self._matrix = matrix
+        self._top = 0.0  # largest alpha |g_i|^2 among the picks
+        self._folded: FloatArray | None = None
+        self._P = np.empty((min(16, matrix.k), matrix.k))
+        self._used = 0
+
+    def push(self, i: int) -> tuple[FloatArray, float]:
+        """Add row i to S. Returns its `y = M^{-1} g_i` (k,) and `alpha q_i`, both before the change."""
+        row = self._matrix.rows_at(np.array([i]))
+        y, aq = self.solve(row)
+        p = y[0] * (self.alpha / np.sqrt(1.0 + aq[0]))
+        self._append(p)
+        self.picks.append(i)
+        rho = self.alpha * float(row[0] @ row[0])
+        self.kappa += rho
+        self._top = max(self._top, rho)
+        return y[0], float(aq[0])
+
+    def solve(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """`y_i = M^{-1} x_i` (r, k) and `alpha x_i^T M^{-1} x_i` (r,), refined where cancellation would show."""
+        Y = self._apply(X)
+        aq = self.alpha * np.einsum("ij,ij->i", X, Y)
+        rho = self.alpha * np.einsum("ij,ij->i", X, X)
+        error = 16.0 * EPS * np.sqrt(rho * np.maximum(rho, self._top))
+        poor = np.flatnonzero(error > REFINE_ABOVE * np.abs(aq)) if self.picks else np.empty(0, dtype=np.int64)
+        if poor.size:
+            Y[poor], aq[poor] = self._refined(X[poor], Y[poor])
+        return Y, np.maximum(aq, 0.0)
+
+    def _refined(self, X: FloatArray, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        for _ in range(2):
+            Y = Y + self._apply(X - self._times(Y)[0])
+        energy = self._times(Y)[1]
+        return Y, self.alpha * (2.0 * np.einsum("ij,ij->i", X, Y) - energy)
+
+    def _apply(self, X: FloatArray) -> FloatArray:
+        P = self._P[: self._used]
+        Y = X.copy() if self._folded is None else X @ self._folded
+        if self._used:
+            Y -= (X @ P.T) @ P / self.alpha
+        return Y
+
+    def _times(self, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """`M y` and `y^T M y`, from the picked rows themselves: forming M would round the identity away."""
+        MY = Y.copy()
+        energy = np.einsum("ij,ij->i", Y, Y)
+        picks: IntArray = np.array(self.picks, dtype=np.int64)
+        step = max(1, BLOCK_BYTES // (8 * self._matrix.k))
+        for start in range(0, picks.size, step):
+            rows = self._matrix.rows_at(picks[start : start + step])
+            inner = Y @ rows.T
+            MY += self.alpha * (inner @ rows)
+            energy += self.alpha * np.einsum("ij,ij->i", inner, inner)
+        return MY, energy
+
+    def _append(self, p: FloatArray) -> None:
+        k = p.size
+        if self._used == len(self._P) and self._folded is None and self._used < k:
+            grown = np.empty((min(2 * self._used, k), k))
+            grown[: self._used] = self._P
+            self._P = grown
+        elif self._used == len(self._P):
+            self._fold()
+        self._P[self._used] = p
+        self._used += 1
+
+    def _fold(self) -> None:
+        if self._folded is None:
+            self._folded = np.eye(self._matrix.k)
+        P = self._P[: self._used]
+        self._folded -= P.T @ P / self.alpha
+        self._P = np.empty((FOLD_ROWS, self._matrix.k))
+        self._used = 0

@@ -1,0 +1,59 @@
+"""Who wins a step: the smallest row among those whose scores agree. One rule for every loop and every precision.
+
+Scores from a float32 pass are known within a slack. Every row that could still be the best is scored again from
+exact rows in float64, and of the rows within the tie tolerance of the best the smallest wins. The outcome depends on
+the exact scores only, so loops of any precision and order of evaluation pick alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spicerack.information.matrix import EPS, FloatArray, IntArray
+
+Exact = Callable[[IntArray], tuple[FloatArray, FloatArray]]
+"""Row numbers (r,) to their exact scores and exact gains, each (r,)."""
+
+
+def contenders(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> IntArray:
+    """Positions that may hold the best exact score or tie with it, given scores known within `slack`, each (r,)."""
+    lowest = float(np.max(scores - slack))
+    # The exact gain of the best is not known yet; the largest score plus the penalty bounds it.
+    margin = _width(float(np.max(scores + slack)) + penalty, relative, penalty)
+    return np.flatnonzero(scores + slack >= lowest - margin)
+
+
+def smallest_best(scores: FloatArray, gains: FloatArray, relative: float, penalty: float) -> int:
+    """Position of the first score within the tie tolerance of the best; `scores` and `gains` are exact, each (r,).
+
+    The tolerance is `relative * gain of the best + 64 eps * penalty`: relative to the gain, because alpha may make
+    all gains as small or as large as it likes, and absolute in the penalty, because a conflict lies in [0, 1].
+    """
+    best = int(np.argmax(scores))
+    width = _width(float(gains[best]), relative, penalty)
+    return int(np.flatnonzero(scores >= scores[best] - width)[0])
+
+
+def settle(rows: IntArray, copies: IntArray, exact: Exact, relative: float, penalty: float) -> int:
+    """The row that wins among the contenders `rows`, ascending; of bitwise equal rows only the first is scored.
+
+    Args:
+        rows: row numbers (r,), ascending.
+        copies: a number for each that only bitwise equal rows share, (r,).
+        exact: scores and gains in float64.
+        relative: relative tie tolerance of the gains.
+        penalty: weight of the conflict.
+    """
+    if rows.size == 1:
+        return int(rows[0])
+    first = np.sort(np.unique(copies, return_index=True)[1])
+    if first.size == 1:
+        return int(rows[0])
+    scores, gains = exact(rows[first])
+    return int(rows[first[smallest_best(scores, gains, relative, penalty)]])
+
+
+def _width(gain: float, relative: float, penalty: float) -> float:
+    return relative * max(gain, 0.0) + 64.0 * EPS * penalty

@@ -1,0 +1,67 @@
+"""Files that are either whole or not there: written under a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from spicerack.errors import OutputError
+
+PARTIAL = ".partial"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Give `write` a binary file that becomes `path` when it is complete and on disk.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise output_error(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys: equal values give equal bytes."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The one line for a write that failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = f"the disk of {path.parent} is full; free space and run the same command again, what is finished is kept"
+    else:
+        what = f"cannot write {path}: {error.strerror or error}; choose another output folder or change its permissions"
+    return OutputError(what)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; not every system can open a folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
