@@ -1,1 +1,1 @@
-"""TODO"""
+"""From a pool as the user has it to tokens and labels."""

@@ -1,0 +1,130 @@
+"""A pool: a source, the format its rows are read as, and a stable id for every row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.config import DataConfig
+from spicerack.data.formats import Detection, Sample, convert_row, detect_format, get_format
+from spicerack.data.sources import Source, open_source
+from spicerack.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class Pool:
+    """Rows, the samples they mean, their ids and their sources."""
+
+    def __init__(self, source: Source, detection: Detection, ids: list[str], sources: list[str]) -> None:
+        """Use `load_pool`."""
+        self.source = source
+        self.format = detection.format
+        self.detection_reason = detection.reason
+        self.ids = ids
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, i: int) -> Sample:
+        """What row i means.
+
+        Raises:
+            FormatError: the row has not what its format needs.
+        """
+        return convert_row(self.source[i], self.format, where=self.where(i))
+
+    def id(self, i: int) -> str:
+        """Stable id of row i."""
+        return self.ids[i]
+
+    def where(self, i: int) -> str:
+        """Where row i stands, for an error."""
+        return self.source.where(i)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return self.source.fingerprint()
+
+
+def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config: DataConfig) -> Pool:
+    """Open a pool, settle its format, and name its rows.
+
+    An id is the row's `id_column`; by default its `id`, if every row has one and no two are equal; else the first 16 hex
+    digits of the SHA-256 of its content, with `-1`, `-2`, ... on exact duplicates in their order.
+
+    Raises:
+        DataError: the pool cannot be read, a named column is missing, or two rows have one id.
+        FormatError: `auto` recognizes no format.
+    """
+    source = open_source(pool, config)
+    if config.format == "auto":
+        detection = detect_format(source, source.name)
+    else:
+        detection = Detection(get_format(config.format).name, "as stated")
+    return Pool(source, detection, _ids(source, config.id_column), _sources(source, config.source_column))
+
+
+def count_duplicates(pool: Pool) -> int:
+    """How many rows mean exactly what an earlier row means, whatever their ids and other columns."""
+    counts = Counter(hashlib.sha256(repr(pool.sample(i)).encode()).digest() for i in range(len(pool)))
+    return sum(count - 1 for count in counts.values())
+
+
+def _ids(source: Source, column: str | None) -> list[str]:
+    if column is not None:
+        ids = [str(value) for value in _column(source, column, "id_column")]
+        seen: dict[str, int] = {}
+        for i, value in enumerate(ids):
+            if value in seen:
+                both = f"{source.where(seen[value])} and {source.where(i)}"
+                raise DataError(f"{both} have the same {column} {value!r}; ids must be unique, name another id_column")
+            seen[value] = i
+        return ids
+    if "id" in source.columns:
+        values = [source[i].get("id") for i in range(len(source))]
+        ids = [str(value) for value in values]
+        if None not in values and len(set(ids)) == len(ids):
+            return ids
+    return _content_ids(source)
+
+
+def _content_ids(source: Source) -> list[str]:
+    seen: Counter[str] = Counter()
+    ids = []
+    for i in range(len(source)):
+        content = content_hash(source[i])
+        ids.append(f"{content}-{seen[content]}" if seen[content] else content)
+        seen[content] += 1
+    return ids
+
+
+def content_hash(row: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of a row's canonical JSON."""
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(source: Source, column: str | None) -> list[str]:
+    if column is None and "source" not in source.columns:
+        return [source.name] * len(source)
+    if column is None:
+        return [str(source[i].get("source", source.name)) for i in range(len(source))]
+    return [str(value) for value in _column(source, column, "source_column")]
+
+
+def _column(source: Source, column: str, option: str) -> list[Any]:
+    values = []
+    for i in range(len(source)):
+        row = source[i]
+        if row.get(column) is None:
+            found = ", ".join(row)
+            raise DataError(f"{source.where(i)} has no {column!r}, which {option} names; found {found}")
+        values.append(row[column])
+    return values
