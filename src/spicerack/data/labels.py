@@ -1,0 +1,215 @@
+"""Tokens and labels of a sample: which tokens carry loss.
+
+Labels stand at the tokens themselves, -100 elsewhere, as in Hugging Face's models (which shift them); the first token is never
+predicted. Chat data: loss on the assistant's turns, end-of-turn tokens included. Prompt and completion: on the completion and the
+end token. Text: on all of it and the end token. Tokens are told by where they stand, never by their id, so a pad token that is the
+end token too does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spicerack.config import LabelConfig
+from spicerack.data.formats import Chat, Completion, Sample, Tokenized
+from spicerack.data.turns import ConversationRenderer, end_of_turn_tokens
+from spicerack.errors import DataError, FormatError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+LABEL_VERSION = 1  # raised when equal settings would give other labels
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as the model sees it: input_ids and labels (t,) int32, and what was lost on the way."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    cut_tokens: int
+    missing_end_of_turn: bool
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens with a loss."""
+        return int((self.labels[1:] != IGNORED).sum())
+
+
+class Labeler:
+    """The label rule: samples to tokens and labels, for one tokenizer."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | None, config: LabelConfig, *, chat_template: str | None = None
+    ) -> None:
+        """Prepare the rule.
+
+        Args:
+            tokenizer: may be None for tokenized pools.
+            config: which tokens carry loss.
+            chat_template: a Jinja file or its text, instead of the tokenizer's template.
+        """
+        self.tokenizer = tokenizer
+        self.config = config
+        self._template = _read_template(chat_template)
+        self._renderer = ConversationRenderer(tokenizer, self._template) if tokenizer is not None else None
+        self._end_ids: set[int] = set()
+        if tokenizer is not None:
+            self._end_ids = {int(tokenizer.convert_tokens_to_ids(token)) for token in end_of_turn_tokens(tokenizer)}
+
+    def encode(self, sample: Sample, *, where: str) -> Encoded:
+        """Tokens and labels of a sample, cut to `max_length` from the start.
+
+        Args:
+            sample: what the row means.
+            where: the row's place, for errors.
+
+        Raises:
+            DataError: chat data without a chat template, text without a tokenizer, or a template that cannot be followed.
+        """
+        if isinstance(sample, Tokenized):
+            ids = np.asarray(sample.input_ids, dtype=np.int32)
+            labels = np.asarray(sample.labels, dtype=np.int32)
+        elif self.tokenizer is None:
+            raise DataError(f"{where}: a tokenizer is needed for this format; give tokenizer= with a loaded model")
+        elif isinstance(sample, Chat):
+            ids, labels = self._chat(sample, where)
+        elif isinstance(sample, Completion):
+            start = len(sample.prompt) if self.config.completion_only_loss else 0
+            ids, labels = self._ended(sample.prompt + sample.completion, start)
+        else:
+            ids, labels = self._ended(sample.text, 0)
+        kept = slice(self.config.max_length)
+        cut = max(0, len(ids) - self.config.max_length)
+        return Encoded(ids[kept], labels[kept], cut, not self._ends_a_turn(ids[kept], labels[kept]))
+
+    def rule_hash(self) -> str:
+        """SHA-256 of everything that fixes the labels: the section, the template, the tokenizer's size and special tokens."""
+        tokenizer = self.tokenizer
+        content: dict[str, Any] = {"version": LABEL_VERSION, "config": self.config.model_dump()}
+        if tokenizer is not None and self._renderer is not None:
+            special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+            content |= {"template": self._renderer.template, "size": len(tokenizer), "special": special}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _ends_a_turn(self, ids: np.ndarray, labels: np.ndarray) -> bool:
+        """Whether the last trained token ends a turn, but for the space that the template puts behind it.
+
+        True where there is nothing to tell by: no trained token, or no tokenizer.
+        """
+        trained = ids[labels != IGNORED]
+        if self.tokenizer is None or not self._end_ids or len(trained) == 0:
+            return True
+        for token in map(int, trained[::-1]):
+            if token in self._end_ids:
+                return True
+            if self.tokenizer.decode([token]).strip():
+                return False
+        return False
+
+    def _chat(self, chat: Chat, where: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self._renderer is not None
+        if not self._renderer.template:
+            raise DataError(
+                f"{where}: chat data, but the tokenizer has no chat template; give one with chat_template (a Jinja file)"
+            )
+        try:
+            text = self._renderer.render(chat.messages, chat.tools)
+        except Exception as error:  # templates raise what they like
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FormatError(f"{where}: the chat template refuses the conversation: {reason}") from error
+        if not self.config.assistant_only_loss:
+            spans = [(0, len(text))]
+        elif self._renderer.marks_generation:
+            return self._by_markers(chat)
+        else:
+            spans = self._spans(chat, text, where)
+        return self._tokens(text, spans, special=False)
+
+    def _spans(self, chat: Chat, text: str, where: str) -> list[Span]:
+        assert self._renderer is not None
+        turns = self._renderer.turns(chat, text, where)
+        if self.config.turns == "last":
+            turns = turns[-1:]
+        keep_suffix = self.config.train_on_turn_suffix
+        return [(t.start, t.stop if keep_suffix or t.end_of_turn is None else t.end_of_turn) for t in turns]
+
+    def _by_markers(self, chat: Chat) -> tuple[np.ndarray, np.ndarray]:
+        """Let the template's own `{% generation %}` markers decide, as TRL does."""
+        assert self.tokenizer is not None and self._renderer is not None
+        encoded = self.tokenizer.apply_chat_template(
+            list(chat.messages),
+            tools=chat.tools,
+            chat_template=self._renderer.template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        mask = np.asarray(encoded["assistant_masks"], dtype=bool)
+        if self.config.turns == "last" and mask.any():
+            start = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0) == 1)[-1]
+            mask[:start] = False
+        return ids, np.where(mask, ids, IGNORED).astype(np.int32)
+
+    def _ended(self, text: str, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Text with the tokenizer's own special tokens and one end token, loss from character `start` on."""
+        assert self.tokenizer is not None
+        ids, labels = self._tokens(text, [(start, len(text))], special=True)
+        end = self.tokenizer.eos_token_id
+        if end is not None and (len(ids) == 0 or ids[-1] != end):
+            ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
+        elif end is not None:
+            labels[-1] = end
+        return ids, labels
+
+    def _tokens(self, text: str, spans: Sequence[Span], *, special: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenize once; a token carries loss if it overlaps a span."""
+        assert self.tokenizer is not None
+        if not self.tokenizer.is_fast:
+            return self._by_segments(text, spans, special=special)
+        encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, truncation=False, verbose=False)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        trained = np.zeros(len(ids), dtype=bool)
+        for start, stop in spans:
+            trained |= (offsets[:, 1] > start) & (offsets[:, 0] < stop)
+        return ids, np.where(trained, ids, IGNORED).astype(np.int32)
+
+    def _by_segments(self, text: str, spans: Sequence[Span], *, special: bool) -> tuple[np.ndarray, np.ndarray]:
+        """A tokenizer that does not say where its tokens stand: the pieces between the spans' borders, one by one."""
+        assert self.tokenizer is not None
+        borders = sorted({0, len(text), *(place for span in spans for place in span)})
+        ids: list[int] = []
+        labels: list[int] = []
+        for start, stop in zip(borders, borders[1:], strict=False):
+            piece = self.tokenizer(text[start:stop], add_special_tokens=special and start == 0)["input_ids"]
+            inside = any(low <= start and stop <= high for low, high in spans)
+            ids += piece
+            labels += piece if inside else [IGNORED] * len(piece)
+        return np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
+
+
+def _read_template(template: str | None) -> str | None:
+    """A Jinja file's text, or the text itself.
+
+    Raises:
+        DataError: it looks like a path and there is no such file.
+    """
+    if template is None or "{" in template:
+        return template
+    path = Path(template)
+    if not path.is_file():
+        raise DataError(f"no such chat template: {template}; expected a Jinja file or its text")
+    return path.read_text(encoding="utf-8")
+
