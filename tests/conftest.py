@@ -6,3 +6,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny random Llama with a byte tokenizer, saved as a user's model folder."""
+    from spicerack.testing import tiny_model, tiny_tokenizer
+
+    path = tmp_path_factory.mktemp("tiny-llama")
+    tiny_model("llama", vocab_size=300).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory):
+    """Forty alpaca rows of four sources, one of them without an answer."""
+    path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    rows = [
+        {"id": f"t{i}", "source": f"s{i % 4}", "instruction": f"say {i}", "output": f"{i * 7919 % 1000} is {i}", "keep": i}
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

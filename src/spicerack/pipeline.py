@@ -125,14 +125,16 @@ def run(
         The run; its folder holds `config.yaml`, which repeats it to the same indices.
     """
     from spicerack.export.rows import write_selection
-    from spicerack.selectors import check_options, select
+    from spicerack.selectors import get_selector, parse_budget, select
+    from spicerack.selectors.base import read_options
 
     if isinstance(config, str | Path):
         config = load_config(config)
     elif not isinstance(config, RunConfig):
         config = make_config(config)
     chosen = config.selection
-    check_options(chosen.method, chosen.method_options)  # a misspelt option must not cost a gradient pass
+    parse_budget(chosen.budget)  # what is wrong with the selection must not cost a gradient pass
+    read_options(get_selector(chosen.method), chosen.method_options)
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     store = gradient_pass.run(output_dir / "gradients")

@@ -132,15 +132,19 @@ def print_information(done: Run, seed: int, draws: int = 10) -> None:
     import numpy as np
 
     from spicerack.cli.console import console
-    from spicerack.information.logdet import information
-
     alpha = float(done.selection.manifest["options"]["alpha"])
     matrix = done.store.matrix("plain")
     chosen = done.selection.indices
     pickable = np.flatnonzero(np.isfinite(done.selection.scores))
     rng = np.random.default_rng(seed)
-    drawn = [information(matrix[rng.choice(pickable, len(chosen), replace=False)], alpha) for _ in range(draws)]
-    own = information(matrix[chosen], alpha)
+
+    def information(rows: np.ndarray) -> float:
+        """`log det(I + alpha F)` of a few rows, from the side of the rows."""
+        X = matrix[rows].astype(np.float64)
+        return float(np.linalg.slogdet(np.eye(len(X)) + alpha * (X @ X.T))[1])
+
+    drawn = [information(rng.choice(pickable, len(chosen), replace=False)) for _ in range(draws)]
+    own = information(chosen)
     console.print(
         f"information: {own:.2f} for the selection, {np.mean(drawn):.2f} for a random subset of the same size "
         f"(mean of {draws}, largest {np.max(drawn):.2f}): {own / np.mean(drawn):.2f} times as much",

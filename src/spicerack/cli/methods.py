@@ -15,15 +15,17 @@ def methods() -> None:
     import spicerack
     from spicerack.cli.console import console, make_table
 
-    table = make_table("selection methods", "method", "what it does", "needs", "source")
+    table = make_table("selection methods", "method", "what it does", "target", "source")
     for column in table.columns:
         column.justify = "left"
     known = spicerack.methods()
     for method in known:
-        table.add_row(method.name, method.summary, str(method.needs), method.paper)
+        table.add_row(method.name, method.summary, method.needs.target, method.paper or "-")
     console.print(table)
     for method in known:
-        if method.options:
-            console.print(f"\n[bold]{method.name}[/bold] options")
-            for name, text in method.options.items():
-                console.print(f"  --{name.replace('_', '-'):<14} {text}", markup=False)
+        fields = method.options.model_fields
+        if fields:
+            console.print(f"\n[bold]options of {method.name}[/bold]")
+        for name, field in fields.items():
+            flag = "--" + name.replace("_", "-")
+            console.print(f"  {flag:<14} {field.description} (default: {field.default})", markup=False)

@@ -1,1 +1,37 @@
-"""TODO"""
+"""The mathematics of selection on arrays: information states, conflict, one greedy loop, certificates.
+
+An information state yields the marginal gain of every row given the picks so far and absorbs a pick; conflict is a
+second, smaller state; `greedy` serves all of them. Arrays in, arrays out: nothing here knows a model or a store.
+"""
+
+from spicerack.information.certificate import Allowance, Certificate, PrefixBounds, certify, total_curvature
+from spicerack.information.conflict import Conflict
+from spicerack.information.decomposition import TRACE_DTYPE, trace_table
+from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
+from spicerack.information.greedy import GreedyResult, final_scores, greedy, greedy_truth
+from spicerack.information.logdet import FullFisher
+from spicerack.information.matrix import RowMatrix, second_moment
+from spicerack.information.state import InformationState
+from spicerack.information.transductive import Transductive
+
+__all__ = [
+    "TRACE_DTYPE",
+    "AdaFisherCode",
+    "Allowance",
+    "Certificate",
+    "Conflict",
+    "DiagonalFisher",
+    "FullFisher",
+    "GreedyResult",
+    "InformationState",
+    "PrefixBounds",
+    "RowMatrix",
+    "Transductive",
+    "certify",
+    "final_scores",
+    "greedy",
+    "greedy_truth",
+    "second_moment",
+    "total_curvature",
+    "trace_table",
+]

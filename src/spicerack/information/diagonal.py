@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from spicerack.information.logdet import TIE
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix, as_row_matrix
 
 
-class _Diagonal:
+class _Diagonal(ABC):
     """What the two diagonal forms share: gains are sums of non-negative terms, so their error is relative."""
 
     def __init__(self, G: npt.NDArray[Any] | RowMatrix, alpha: float) -> None:
@@ -82,11 +83,13 @@ class _Diagonal:
             out[start : start + step] = self._of(self.matrix.G[start : start + step])
         return out
 
+    @abstractmethod
     def _of(self, rows: npt.NDArray[Any]) -> FloatArray:
-        raise NotImplementedError
+        """Gains of `rows` (r, k) given the picks, in the dtype of the rows until the last sum."""
 
+    @abstractmethod
     def _share(self, row: FloatArray) -> FloatArray:
-        raise NotImplementedError
+        """What a picked row (k,) adds to the running total."""
 
 
 class DiagonalFisher(_Diagonal):
@@ -121,7 +124,7 @@ class AdaFisherCode(_Diagonal):
     def _of(self, rows: npt.NDArray[Any]) -> FloatArray:
         scale = np.sqrt(self.alpha / (1.0 + self.alpha * self._total)).astype(rows.dtype)
         scaled = rows * scale
-        return np.log1p(np.einsum("ij,ij->i", scaled, scaled).astype(np.float64))
+        return np.asarray(np.log1p(np.einsum("ij,ij->i", scaled, scaled), dtype=np.float64))
 
     def _share(self, row: FloatArray) -> FloatArray:
         return np.asarray(row**4)

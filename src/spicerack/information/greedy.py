@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from spicerack.information.conflict import ETA, Conflict
 from spicerack.information.decomposition import trace_table
+from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import logdet_tolerance
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.state import InformationState
@@ -122,7 +124,7 @@ def final_scores(
     indices: IntArray,
     picked: FloatArray,
 ) -> FloatArray:
-    """Scores of all rows after a run, (n,): `picked` for `indices`, the score given the picks for the other eligible."""
+    """Scores of all rows after a run, (n,): `picked` for `indices`, for other eligible rows the score given those."""
     scores = state.gains() - penalty * conflict.values() if penalty else state.gains().copy()
     scores[indices] = picked
     scores[~eligible] = np.nan
@@ -172,8 +174,7 @@ def greedy_truth(
 ) -> IntArray:
     """The picks of the log-det greedy, from the definition at every step, O(count n k^2): the truth for tests.
 
-    `M_S = R^T R` with R from the QR of the rows `[sqrt(alpha) G_S; I]` (the Cholesky factor, without forming
-    `M_S`, in which `alpha |g|^2 = 1e10` would round the identity away); `alpha q_x = |sqrt(alpha) R^{-T} g_x|^2`.
+    `alpha q_x = |sqrt(alpha) R^{-T} g_x|^2` with R the Cholesky factor of `M_S`, taken from a QR.
     """
     X = np.asarray(G, dtype=np.float64)
     norms = np.linalg.norm(X, axis=1)
@@ -181,10 +182,9 @@ def greedy_truth(
     picks: list[int] = []
     first = 0.0
     while len(picks) < count and alive.any():
-        chosen = X[picks]
-        R = np.linalg.qr(np.vstack([np.sqrt(alpha) * chosen, np.eye(X.shape[1])]), mode="r")
+        R = cholesky_of_moment(math.sqrt(alpha) * X[picks])
         gains = np.log1p(alpha * (np.linalg.solve(R.T, X.T) ** 2).sum(axis=0))
-        mean = chosen.mean(axis=0) if picks else np.zeros(X.shape[1])
+        mean = X[picks].mean(axis=0) if picks else np.zeros(X.shape[1])
         cosines = -(X @ mean) / (norms * np.linalg.norm(mean) + ETA)
         rows = np.flatnonzero(alive)
         scores = (gains - penalty * np.maximum(0.0, cosines))[rows]

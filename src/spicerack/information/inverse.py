@@ -11,12 +11,19 @@ quadratic form is taken as `2 g.y - y^T M y`, whose error is of second order in 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray, RowMatrix
 
 FOLD_ROWS = 64
 """Rows of P that are folded at once when the inverse is a full matrix: one matrix product instead of 64 updates."""
+
+FACTOR_ABOVE = 1e12
+"""Bound of the condition number from which the inverse is factored afresh at every pick, O((s + k) k^2): `eps` times
+the condition number is no longer small, so downdates lose the inverse and refinement diverges. It takes a row a
+million times longer than the median one (at alpha "auto") to get there; such a run is slow, and still right."""
 
 REFINE_ABOVE = 1e-12
 """Relative error of `alpha q` from which a row is refined."""
@@ -36,7 +43,8 @@ class Inverse:
         self.kappa = 1.0  # 1 + alpha sum |g_i|^2 over the picks, an upper bound of the condition number of M_S
         self._matrix = matrix
         self._top = 0.0  # largest alpha |g_i|^2 among the picks
-        self._folded: FloatArray | None = None
+        self._folded: FloatArray | None = None  # M^{-1} = folded - P^T P / alpha,
+        self._root: FloatArray | None = None  # or root root^T
         self._P = np.empty((min(16, matrix.k), matrix.k))
         self._used = 0
 
@@ -45,11 +53,14 @@ class Inverse:
         row = self._matrix.rows_at(np.array([i]))
         y, aq = self.solve(row)
         p = y[0] * (self.alpha / np.sqrt(1.0 + aq[0]))
-        self._append(p)
-        self.picks.append(i)
         rho = self.alpha * float(row[0] @ row[0])
+        self.picks.append(i)
         self.kappa += rho
         self._top = max(self._top, rho)
+        if self.kappa > FACTOR_ABOVE:
+            self._factor()
+        else:
+            self._append(p)
         return y[0], float(aq[0])
 
     def solve(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -71,6 +82,8 @@ class Inverse:
 
     def _apply(self, X: FloatArray) -> FloatArray:
         P = self._P[: self._used]
+        if self._root is not None:
+            return np.asarray((X @ self._root) @ self._root.T)
         Y = X.copy() if self._folded is None else X @ self._folded
         if self._used:
             Y -= (X @ P.T) @ P / self.alpha
@@ -90,20 +103,30 @@ class Inverse:
         return MY, energy
 
     def _append(self, p: FloatArray) -> None:
-        k = p.size
-        if self._used == len(self._P) and self._folded is None and self._used < k:
-            grown = np.empty((min(2 * self._used, k), k))
+        full = self._used == len(self._P)
+        if full and self._folded is None and self._used < self._matrix.k:
+            grown = np.empty((min(2 * self._used, self._matrix.k), self._matrix.k))
             grown[: self._used] = self._P
             self._P = grown
-        elif self._used == len(self._P):
-            self._fold()
+        elif full:
+            base = np.eye(self._matrix.k) if self._folded is None else self._folded
+            self._folded = base - self._P.T @ self._P / self.alpha
+            self._P = np.empty((FOLD_ROWS, self._matrix.k))
+            self._used = 0
         self._P[self._used] = p
         self._used += 1
 
-    def _fold(self) -> None:
-        if self._folded is None:
-            self._folded = np.eye(self._matrix.k)
-        P = self._P[: self._used]
-        self._folded -= P.T @ P / self.alpha
-        self._P = np.empty((FOLD_ROWS, self._matrix.k))
-        self._used = 0
+    def _factor(self) -> None:
+        picked = math.sqrt(self.alpha) * self._matrix.rows_at(np.array(self.picks, dtype=np.int64))
+        self._root = np.linalg.inv(cholesky_of_moment(picked)).astype(np.float64)
+        self._folded, self._used = None, 0
+
+
+def cholesky_of_moment(X: FloatArray) -> FloatArray:
+    """Upper triangular R (k, k) with `R^T R = I + X^T X`, from the QR of `[X; I]`.
+
+    The moment itself is never formed: beside an entry of 1e16 it would lose the identity. Householder QR errs row by
+    row when rows with large entries come first.
+    """
+    order = np.argsort(-np.abs(X).max(axis=1, initial=0.0), kind="stable")
+    return np.asarray(np.linalg.qr(np.vstack([X[order], np.eye(X.shape[1])]), mode="r"), dtype=np.float64)

@@ -8,6 +8,7 @@ Normalized, monotone and submodular: gains never rise as S grows.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def logdet_tolerance(kappa: float) -> float:
     Float64 knows `alpha q` to about `eps sqrt(kappa)`, kappa = 1 + alpha sum |g_i|^2 over the picks bounding the
     condition number of `M_S`; 64 of those, and never less than `TIE`.
     """
-    return max(TIE, 64.0 * EPS * kappa**0.5)
+    return max(TIE, 64.0 * EPS * math.sqrt(kappa))
 
 
 class FullFisher:

@@ -30,7 +30,7 @@ class RowMatrix:
     """Rows `G` of shape (n, k) with their exact float64 form.
 
     Args:
-        G: float32 or float64 working copy; never altered.
+        G: float32 or float64 working copy; never altered. A float64 copy is taken for the exact rows.
         rows_at: gives the exact rows, float64 (r, k), of an int64 array of r row numbers. Default: the rows of `G`.
     """
 
@@ -38,7 +38,7 @@ class RowMatrix:
         self.G = G
         self.n, self.k = int(G.shape[0]), int(G.shape[1])
         self._rows_at = rows_at
-        self._wide = G.dtype == np.float64 and rows_at is None
+        self._wide = bool(G.dtype == np.float64)
         self._known: dict[bytes, int] = {}
 
     def rows_at(self, rows: IntArray) -> FloatArray:
@@ -79,16 +79,19 @@ class RowMatrix:
         0.12 sqrt(k) units on one-hot, constant and heavy-tailed rows (k from 8 to 8192). Twice that, and a floor.
         """
         eps = EPS if self._wide else float(np.finfo(np.float32).eps)
-        return eps * (4.0 + 0.25 * self.k**0.5)
+        return float(eps * (4.0 + 0.25 * np.sqrt(self.k)))
 
     def product(self, v: FloatArray) -> FloatArray:
         """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`."""
-        if self._wide and (self._rows_at is not None or self.G.dtype != np.float64):
+        if self._wide and self.G.dtype != np.float64:
             out = np.empty(self.n)
             for part, rows in self.blocks():
                 out[part] = rows @ v
             return out
-        return np.asarray(self.G @ v.astype(self.G.dtype), dtype=np.float64)
+        scale = float(np.abs(v).max())  # v may lie outside float32's range
+        if scale == 0.0:
+            return np.zeros(self.n)
+        return np.asarray(self.G @ (v / scale).astype(self.G.dtype), dtype=np.float64) * scale
 
     @cached_property
     def _copies(self) -> IntArray:

@@ -39,6 +39,9 @@ class Transductive:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self._rho = alpha * self.matrix.squared_norms
+        self._v: FloatArray = np.empty(self.matrix.n)
+        self._aq: FloatArray = np.empty(self.matrix.n)
+        self._error_v: FloatArray = np.zeros(self.matrix.n)
         self._recompute()
         self._v0 = self._v
         self._base = self.gains()
@@ -104,9 +107,7 @@ class Transductive:
         self.value += gain
         return gain
 
-    def _pass_error(
-        self, w: FloatArray, u: FloatArray, p: FloatArray, r: FloatArray, b: float, v: float
-    ) -> FloatArray:
+    def _pass_error(self, w: FloatArray, u: FloatArray, p: FloatArray, r: FloatArray, b: float, v: float) -> FloatArray:
         """Square of the error one pick leaves in v_i; the errors of different picks add in quadrature."""
         unit = self.matrix.rounding * np.sqrt(self.matrix.squared_norms)
         error_p, error_r = unit * np.linalg.norm(w), unit * np.linalg.norm(u)
@@ -119,8 +120,7 @@ class Transductive:
         return np.maximum(np.einsum("ij,ij->i", Y @ self.C, Y), 0.0), aq
 
     def _recompute(self) -> None:
-        self._aq = np.empty(self.matrix.n)
-        self._v = np.empty(self.matrix.n)
+        self._aq, self._v = np.empty(self.matrix.n), np.empty(self.matrix.n)
         for part, rows in self.matrix.blocks():
             self._v[part], self._aq[part] = self._exact(rows)
         self._error_v = np.zeros(self.matrix.n)

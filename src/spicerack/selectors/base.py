@@ -1,0 +1,167 @@
+"""What a selector is, what it sees, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spicerack.errors import ConfigurationError, UnknownNameError
+from spicerack.information.certificate import Certificate
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.selectors.budget import ResolvedBudget
+from spicerack.selectors.rows import Rows
+
+EXCLUDED_DTYPE = np.dtype([("index", np.int64), ("reason", object)])
+"""Columns of `Selection.excluded`."""
+
+
+class MethodOptions(BaseModel):
+    """Base of every method's options: frozen, finite numbers, unknown names forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Choice(NamedTuple):
+    """Something that was chosen automatically: the option, its value, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method reads.
+
+    Attributes:
+        gradients: whether it reads the rows at all (else their number is enough).
+        target: whether target rows are required, optional or of no use to it.
+        target_groups: whether it reads a label per target row.
+    """
+
+    gradients: bool = True
+    target: Literal["no", "optional", "required"] = "no"
+    target_groups: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a selector sees.
+
+    Attributes:
+        rows: the pool's rows (n, k).
+        budget: what may be picked.
+        eligible: rows that may be picked, (n,); at least one.
+        tokens: tokens of each row, (n,), or None.
+        target: target rows (m, k), or None.
+        target_groups: a label per target row (m,), or None.
+        seed: of everything random.
+        choices: where the selector records its automatic choices.
+    """
+
+    rows: Rows
+    budget: ResolvedBudget
+    eligible: BoolArray
+    tokens: IntArray | None = None
+    target: Rows | None = None
+    target_groups: tuple[str, ...] | None = None
+    seed: int = 0
+    choices: list[Choice] = field(default_factory=list)
+
+    def choose(self, name: str, value: Any, reason: str) -> None:
+        """Record an automatic choice; the caller prints it once, the manifest keeps it."""
+        self.choices.append(Choice(name, value, reason))
+
+
+@dataclass(frozen=True)
+class Picks:
+    """What a selector returns.
+
+    Attributes:
+        indices: rows in the order picked, (s,) int64.
+        scores: the method's value of every row, higher is better, NaN where it has none, (n,) float64.
+        trace: one row a pick, float64 columns that the method names, (s,).
+        certificate: how good the set is, where the method has a bound.
+        resolved: options whose resolved value differs from what was given ("auto").
+    """
+
+    indices: IntArray
+    scores: FloatArray
+    trace: npt.NDArray[Any]
+    certificate: Certificate | None = None
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """The outcome of `spicerack.select`.
+
+    Attributes:
+        indices: pool rows in the order picked, (s,) int64.
+        scores: the method's value of every row, higher is better, NaN where it has none, (n,) float64.
+        trace: one row a pick, read by column: `trace["gain"]` is (s,) float64.
+        certificate: how good the set is, or None.
+        excluded: rows that could not be picked, columns `index` (int64) and `reason` (str).
+        manifest: every option with its resolved value, the automatic choices, fingerprints, versions, seed.
+    """
+
+    indices: IntArray
+    scores: FloatArray
+    trace: npt.NDArray[Any]
+    certificate: Certificate | None
+    excluded: np.recarray[Any, Any]
+    manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        method, picked, n = self.manifest["method"], self.indices.size, self.scores.size
+        certified = f", share>={self.certificate.share:.3f}" if self.certificate else ""
+        return f"Selection(method={method!r}, picked={picked} of {n}, excluded={self.excluded.size}{certified})"
+
+
+class Selector(Protocol):
+    """A selection method. Its module is loaded when its name is asked for."""
+
+    name: str
+    summary: str
+    paper: str
+    needs: Needs
+    Options: type[MethodOptions]
+
+    def select(self, problem: Problem, options: Any) -> Picks:
+        """Pick rows; `options` is an instance of `Options`."""
+        ...
+
+
+def read_options(selector: Selector, given: Mapping[str, Any]) -> MethodOptions:
+    """The method's options from what the caller gave.
+
+    Raises:
+        UnknownNameError: an option that the method does not have; names the nearest.
+        ConfigurationError: values out of range, all of them on one line.
+    """
+    known = selector.Options.model_fields
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(f"option of method {selector.name!r}:", name, known or ["(it has none)"])
+    try:
+        return selector.Options(**given)
+    except ValidationError as error:
+        raise ConfigurationError(f"method {selector.name!r}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    """Every problem of a pydantic error; the branches of a union stand as one problem, with both ways out."""
+    problems: dict[str, tuple[Any, list[str]]] = {}
+    for detail in error.errors():
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        problems.setdefault(name, (detail["input"], []))[1].append(message)
+    return "; ".join(
+        f"{name}={value!r}, expected {' or '.join(messages)}" if name else " and ".join(messages)
+        for name, (value, messages) in problems.items()
+    )

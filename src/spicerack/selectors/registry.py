@@ -1,0 +1,76 @@
+"""The selection methods by name: built-in ones by module path, others through the entry point group.
+
+A package adds a method by pointing an entry point of the group `spicerack.selectors`, named like the method, at an
+object with the attributes of `Selector`. Nothing is imported before its name is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from spicerack.errors import ConfigurationError, UnknownNameError
+from spicerack.selectors.base import MethodOptions, Needs, Selector
+
+GROUP = "spicerack.selectors"
+
+BUILT_IN = {
+    "random": "spicerack.selectors.random:RANDOM",
+    "spice": "spicerack.selectors.spice:SPICE",
+}
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What `spicerack.methods()` says of a method; `options` is the pydantic model of its options."""
+
+    name: str
+    summary: str
+    paper: str
+    needs: Needs
+    options: type[MethodOptions]
+
+
+def methods() -> list[MethodInfo]:
+    """Every method, built-in and installed, by name."""
+    found = (get_selector(name) for name in _known())
+    return [MethodInfo(s.name, s.summary, s.paper, s.needs, s.Options) for s in found]
+
+
+def get_selector(name: str) -> Selector:
+    """The method called `name`.
+
+    Raises:
+        UnknownNameError: no such method; names the nearest.
+        ConfigurationError: an installed method that cannot be loaded, or is no selector.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return cast(Selector, getattr(import_module(module), attribute))
+    third_party = _third_party()
+    if name not in third_party:
+        raise UnknownNameError("method", name, _known())
+    point = third_party[name]
+    try:
+        selector = point.load()
+    except Exception as error:
+        raise ConfigurationError(f"method {name!r} ({point.value}) cannot be loaded: {error}") from error
+    missing = [
+        part for part in ("name", "summary", "paper", "needs", "Options", "select") if not hasattr(selector, part)
+    ]
+    if missing:
+        raise ConfigurationError(f"method {name!r} ({point.value}) is no selector: it lacks {', '.join(missing)}")
+    return cast(Selector, selector)
+
+
+def _known() -> list[str]:
+    return sorted({*BUILT_IN, *_third_party()})
+
+
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    """Installed methods; a name that is built in cannot be replaced from outside."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
