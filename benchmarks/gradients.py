@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/gradients.py [--shape smollm2] [--dtype float32] [--rounds 7]
 
-The training step is forward, loss over the same labels, backward with all weight gradients. Bergson is timed when it is installed:
+The training step is forward, loss over the same labels, backward with all weight gradients. Bergson is timed when it
+is installed:
 
-    pip install --no-deps bergson==2.5.1 simple-parsing jaxtyping wadler-lindig natsort ml_dtypes petname docstring-parser
-    pip install --no-deps torchopt optree
+    pip install --no-deps bergson==2.5.1 simple-parsing jaxtyping wadler-lindig natsort ml_dtypes petname
+    pip install --no-deps docstring-parser torchopt optree
 
 It is run as its own `build` command runs it: 16 x 16 sketch per module, all weights frozen but the embedding.
 """
@@ -71,7 +72,9 @@ def training_step(model: LlamaForCausalLM, batch: Batch) -> Callable[[], object]
     return run
 
 
-def spicerack_pass(model: LlamaForCausalLM, batch: Batch, dimension: int, which: str = "blocks") -> Callable[[], object]:
+def spicerack_pass(
+    model: LlamaForCausalLM, batch: Batch, dimension: int, which: str = "blocks"
+) -> Callable[[], object]:
     projection = Projection(tracked_parameters(model, which), dimension=dimension, dtype=model.dtype)
 
     def run() -> torch.Tensor:
@@ -139,7 +142,9 @@ def main() -> None:
                 timings = interleave(contenders, arguments.rounds)
                 lines += [f"## {shape}, {dtype}, {name}, {' x '.join(map(str, BATCHES[shape]))} tokens", ""]
                 lines += [*table(timings, "training step", batch.input_ids.numel(), "tokens"), ""]
-                raw.append({"shape": shape, "dtype": dtype, "labels": name, "seconds": {t.name: t.seconds for t in timings}})
+                raw.append(
+                    {"shape": shape, "dtype": dtype, "labels": name, "seconds": {t.name: t.seconds for t in timings}}
+                )
     keep("gradients", lines, raw)
 
 

@@ -7,9 +7,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import json  # noqa: E402
+import json
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,13 @@ def tiny_pool(tmp_path_factory):
     """Forty alpaca rows of four sources, one of them without an answer."""
     path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
     rows = [
-        {"id": f"t{i}", "source": f"s{i % 4}", "instruction": f"say {i}", "output": f"{i * 7919 % 1000} is {i}", "keep": i}
+        {
+            "id": f"t{i}",
+            "source": f"s{i % 4}",
+            "instruction": f"say {i}",
+            "output": f"{i * 7919 % 1000} is {i}",
+            "keep": i,
+        }
         for i in range(40)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

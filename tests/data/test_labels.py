@@ -26,12 +26,14 @@ LLAMA2 = (
 # the last turn gets an empty thinking block, earlier turns lose it, as in Qwen3
 QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATES = {  # template, what stands before and behind a turn's words in the loss
@@ -77,7 +79,10 @@ def test_the_last_turn_alone(name):
 
 @pytest.mark.parametrize("name", ["chatml", "gemma"])
 def test_what_follows_the_end_of_turn_can_be_left_out(name):
-    assert trained_text(labeler(TEMPLATES[name][0], train_on_turn_suffix=False), CHAT) == "four, naïvely<|im_end|>five 🦊<|im_end|>"
+    assert (
+        trained_text(labeler(TEMPLATES[name][0], train_on_turn_suffix=False), CHAT)
+        == "four, naïvely<|im_end|>five 🦊<|im_end|>"
+    )
 
 
 def test_a_template_that_rewrites_earlier_turns_is_followed():

@@ -45,7 +45,11 @@ def test_the_selected_file_is_the_pools_rows_with_ours_behind(finished, tiny_poo
 
 
 def test_the_files_open_with_datasets(finished, tmp_path):
-    for name, kind, rows in [("selected.jsonl", "json", 10), ("selected.parquet", "parquet", 10), ("scores.parquet", "parquet", 40)]:
+    for name, kind, rows in [
+        ("selected.jsonl", "json", 10),
+        ("selected.parquet", "parquet", 10),
+        ("scores.parquet", "parquet", 40),
+    ]:
         files = str(finished.output_dir / name)
         loaded = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=str(tmp_path))
         assert len(loaded) == rows
@@ -88,7 +92,9 @@ def test_another_batch_size_agrees_within_tolerance(tiny_pool, tiny_folder, tmp_
 def test_rows_without_trained_tokens_are_never_selected(tiny_folder, tmp_path):
     pool = [{"instruction": f"say {i}", "output": f"{i}"} for i in range(6)]
     long = {"instruction": "x" * 200, "output": "never seen: cut off"}
-    done = spicerack.run({**config("x", tiny_folder, tmp_path, budget=1.0), "data": {}}, pool=[*pool[:3], long, *pool[3:]])
+    done = spicerack.run(
+        {**config("x", tiny_folder, tmp_path, budget=1.0), "data": {}}, pool=[*pool[:3], long, *pool[3:]]
+    )
     assert 3 not in done.selection.indices
     assert len(done.selection.indices) == 6
     assert done.selection.excluded["index"].tolist() == [3]
@@ -103,7 +109,11 @@ def test_a_store_of_another_model_or_label_rule_is_refused(tiny_pool, tiny_folde
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(StoreMismatchError, match="model was"):
         spicerack.collect_gradients(
-            tiny_pool, model=tmp_path / "other", tokenizer_name_or_path=str(tiny_folder), output_dir=tmp_path / "s", **FAST
+            tiny_pool,
+            model=tmp_path / "other",
+            tokenizer_name_or_path=str(tiny_folder),
+            output_dir=tmp_path / "s",
+            **FAST,
         )
 
 

@@ -42,7 +42,10 @@ def _main(
     """Pick the part of an instruction pool worth fine-tuning on."""
 
 
-def _register() -> None:
+def register_commands() -> None:
+    """Add every command to the app, once."""
+    if app.registered_commands:
+        return
     from spicerack.cli import demo, gradients, inspect, methods, plan, run, select
 
     for module in (run, gradients, select, inspect, plan, methods, demo):
@@ -52,15 +55,21 @@ def _register() -> None:
 def main() -> None:
     """Entry point of the `spicerack` command."""
     _quiet_environment()
-    _register()
+    register_commands()
     try:
         app()
     except SpicerackError as error:
-        print(f"spicerack: error: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("spicerack: interrupted; finished shards are kept, the same command goes on from there", file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
+    except SystemExit as ending:  # typer turns an interrupt into this
+        if ending.code == INTERRUPTED:
+            _say("interrupted; what is finished is kept, the same command goes on from there")
+        raise
+
+
+def _say(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"spicerack: {message}\n")
 
 
 def _quiet_environment() -> None:

@@ -132,6 +132,7 @@ def print_information(done: Run, seed: int, draws: int = 10) -> None:
     import numpy as np
 
     from spicerack.cli.console import console
+
     alpha = float(done.selection.manifest["options"]["alpha"])
     matrix = done.store.matrix("plain")
     chosen = done.selection.indices

@@ -1,6 +1,7 @@
 """What a row means: a conversation, a prompt with its completion, a text, or tokens with labels.
 
-Each format knows the fields it needs and turns a row into a `Sample`. Rows are never changed; the conversion is for the labels only.
+Each format knows the fields it needs and turns a row into a `Sample`. Rows are never changed; the conversion is for
+the labels only.
 """
 
 from __future__ import annotations
@@ -215,9 +216,7 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         Format("tokenized", "input_ids, labels", _has("input_ids", "labels"), _tokenized),
-        Format(
-            "messages", "messages of role/content", _has_turns(("messages", "conversations"), "role"), _messages
-        ),
+        Format("messages", "messages of role/content", _has_turns(("messages", "conversations"), "role"), _messages),
         Format(
             "sharegpt",
             "conversations of from/value",
@@ -231,7 +230,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# --- reading fields -----------------------------------------------------------------------------------------------------
+# --- reading fields ---------------------------------------------------------------------------------------------------
 
 
 def _need(row: Row, name: str, kind: type, where: str) -> Any:

@@ -1,14 +1,15 @@
 """Tokens and labels of a sample: which tokens carry loss.
 
-Labels stand at the tokens themselves, -100 elsewhere, as in Hugging Face's models (which shift them); the first token is never
-predicted. Chat data: loss on the assistant's turns, end-of-turn tokens included. Prompt and completion: on the completion and the
-end token. Text: on all of it and the end token. Tokens are told by where they stand, never by their id, so a pad token that is the
-end token too does no harm.
+Labels stand at the tokens themselves, -100 elsewhere, as in Hugging Face's models (which shift them); the first token
+is never predicted. Chat data: loss on the assistant's turns, end-of-turn tokens included. Prompt and completion: on
+the completion and the end token. Text: on all of it and the end token. Tokens are told by where they stand, never by
+their id, so a pad token that is the end token too does no harm.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class Labeler:
             where: the row's place, for errors.
 
         Raises:
-            DataError: chat data without a chat template, text without a tokenizer, or a template that cannot be followed.
+            DataError: chat data without a chat template, text without a tokenizer, or a template that cannot be
+            followed.
         """
         if isinstance(sample, Tokenized):
             ids = np.asarray(sample.input_ids, dtype=np.int32)
@@ -94,7 +96,7 @@ class Labeler:
         return Encoded(ids[kept], labels[kept], cut, not self._ends_a_turn(ids[kept], labels[kept]))
 
     def rule_hash(self) -> str:
-        """SHA-256 of everything that fixes the labels: the section, the template, the tokenizer's size and special tokens."""
+        """SHA-256 of what fixes the labels: the section, the template, the tokenizer's size and special tokens."""
         tokenizer = self.tokenizer
         content: dict[str, Any] = {"version": LABEL_VERSION, "config": self.config.model_dump()}
         if tokenizer is not None and self._renderer is not None:
@@ -121,7 +123,7 @@ class Labeler:
         assert self._renderer is not None
         if not self._renderer.template:
             raise DataError(
-                f"{where}: chat data, but the tokenizer has no chat template; give one with chat_template (a Jinja file)"
+                f"{where}: chat data, but the tokenizer has no chat template; give a Jinja file as chat_template"
             )
         try:
             text = self._renderer.render(chat.messages, chat.tools)
@@ -146,7 +148,8 @@ class Labeler:
 
     def _by_markers(self, chat: Chat) -> tuple[np.ndarray, np.ndarray]:
         """Let the template's own `{% generation %}` markers decide, as TRL does."""
-        assert self.tokenizer is not None and self._renderer is not None
+        assert self.tokenizer is not None
+        assert self._renderer is not None
         encoded = self.tokenizer.apply_chat_template(
             list(chat.messages),
             tools=chat.tools,
@@ -178,7 +181,9 @@ class Labeler:
         assert self.tokenizer is not None
         if not self.tokenizer.is_fast:
             return self._by_segments(text, spans, special=special)
-        encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, truncation=False, verbose=False)
+        encoded = self.tokenizer(
+            text, add_special_tokens=special, return_offsets_mapping=True, truncation=False, verbose=False
+        )
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         trained = np.zeros(len(ids), dtype=bool)
@@ -192,7 +197,7 @@ class Labeler:
         borders = sorted({0, len(text), *(place for span in spans for place in span)})
         ids: list[int] = []
         labels: list[int] = []
-        for start, stop in zip(borders, borders[1:], strict=False):
+        for start, stop in itertools.pairwise(borders):
             piece = self.tokenizer(text[start:stop], add_special_tokens=special and start == 0)["input_ids"]
             inside = any(low <= start and stop <= high for low, high in spans)
             ids += piece
@@ -212,4 +217,3 @@ def _read_template(template: str | None) -> str | None:
     if not path.is_file():
         raise DataError(f"no such chat template: {template}; expected a Jinja file or its text")
     return path.read_text(encoding="utf-8")
-

@@ -56,8 +56,8 @@ class Pool:
 def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config: DataConfig) -> Pool:
     """Open a pool, settle its format, and name its rows.
 
-    An id is the row's `id_column`; by default its `id`, if every row has one and no two are equal; else the first 16 hex
-    digits of the SHA-256 of its content, with `-1`, `-2`, ... on exact duplicates in their order.
+    An id is the row's `id_column`; by default its `id`, if every row has one and no two are equal; else the first 16
+    hex digits of the SHA-256 of its content, with `-1`, `-2`, ... on exact duplicates in their order.
 
     Raises:
         DataError: the pool cannot be read, a named column is missing, or two rows have one id.

@@ -1,7 +1,7 @@
 """Rows as the user has them, unchanged, whatever they are kept in.
 
-JSON Lines are read by offset, so a pool of millions costs eight bytes a row; Arrow tables are memory-mapped or the caller's own. A
-source knows where each of its rows stands, so that an error can say so.
+JSON Lines are read by offset, so a pool of millions costs eight bytes a row; Arrow tables are memory-mapped or the
+caller's own. A source knows where each of its rows stands, so that an error can say so.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def open_source(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, conf
     """Open a pool.
 
     Args:
-        pool: a .jsonl, .json, .csv or .parquet file, an Arrow folder, a hub id, a `datasets.Dataset`, or a list of dicts.
+        pool: a .jsonl, .json, .csv or .parquet file, an Arrow folder, a hub id, a `datasets.Dataset`, or a list of
+        dicts.
         config: split, subset and revision of a hub id or a folder of several splits.
 
     Raises:
@@ -261,7 +262,9 @@ def _json_array(path: Path) -> Records:
         rows = json.loads(text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         hint = "; one object a line is JSON Lines, name it .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno} is not valid JSON: {error.msg} at column {error.colno}{hint}") from error
+        raise DataError(
+            f"{path}:{error.lineno} is not valid JSON: {error.msg} at column {error.colno}{hint}"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     if not isinstance(rows, list):

@@ -1,8 +1,9 @@
 """Where the assistant's turns stand in a rendered conversation.
 
-A conversation is rendered once. The span of turn i begins where the rendering of the messages before it, with the generation prompt, ends; it
-ends where the rendering of the messages up to it ends. Templates that rewrite earlier turns (Qwen3 drops their thinking blocks)
-break the second: then the turn ends at the first end-of-turn token after its start.
+A conversation is rendered once. The span of turn i begins where the rendering of the messages before it, with the
+generation prompt, ends; it ends where the rendering of the messages up to it ends. Templates that rewrite earlier
+turns (Qwen3 drops their thinking blocks) break the second: then the turn ends at the first end-of-turn token after
+its start.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class ConversationRenderer:
     @property
     def marks_generation(self) -> bool:
         """Whether the template says itself which part the assistant generated."""
-        return isinstance(self.template, str) and "{% generation %}" in self.template.replace("{%-", "{%").replace("-%}", "%}")
+        return isinstance(self.template, str) and "{% generation %}" in self.template.replace("{%-", "{%").replace(
+            "-%}", "%}"
+        )
 
     def render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False) -> str:
         """The conversation as text; with `prompt`, up to where the assistant would go on."""
@@ -67,8 +70,8 @@ class ConversationRenderer:
             before = self.render(chat.messages[:i], chat.tools)
             if not text.startswith(before):
                 raise DataError(
-                    f"{where}: the chat template does not keep the text before message {i}, so the assistant's turn cannot be "
-                    "located; give a template with {% generation %} markers (chat_template) or labels of your own"
+                    f"{where}: the chat template does not keep the text before message {i}, so the assistant's turn "
+                    "cannot be located; give a chat_template with {% generation %} markers, or labels of your own"
                 )
         start = len(before)
         upto = self.render(chat.messages[: i + 1], chat.tools)
@@ -91,7 +94,16 @@ class ConversationRenderer:
 
 def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Texts of the special tokens that end a turn: the end token, and those named for it in the common families."""
-    named = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "</s>", "<|endoftext|>", "<|return|>")
+    named = (
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|end_of_text|>",
+        "</s>",
+        "<|endoftext|>",
+        "<|return|>",
+    )
     known = tokenizer.get_added_vocab()
     found = [tokenizer.eos_token] if tokenizer.eos_token else []
     return tuple(dict.fromkeys([*(str(token) for token in found), *(token for token in named if token in known)]))

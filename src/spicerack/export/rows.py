@@ -1,12 +1,12 @@
 """Write a selection: the selected rows as the pool has them, a score for every sample, the picks, the manifest.
 
-    selected.jsonl     the rows in the order picked, every column unchanged, ours behind them with the prefix spicerack_
-    selected.parquet   the same with the pool's own schema, where the rows make one
-    scores.parquet     every sample: id, source, score, rank, why it was left out, and the store's columns
-    indices.npy        pool rows in the order picked, int64
-    trace.parquet      gain, base, epsilon, conflict, score of each pick
-    manifest.json      every option with its resolved value, choices, fingerprints, versions, the certificate
-    config.yaml        repeats the run
+selected.jsonl     the rows in the order picked, every column unchanged, ours behind them with the prefix spicerack_
+selected.parquet   the same with the pool's own schema, where the rows make one
+scores.parquet     every sample: id, source, score, rank, why it was left out, and the store's columns
+indices.npy        pool rows in the order picked, int64
+trace.parquet      gain, base, epsilon, conflict, score of each pick
+manifest.json      every option with its resolved value, choices, fingerprints, versions, the certificate
+config.yaml        repeats the run
 """
 
 from __future__ import annotations

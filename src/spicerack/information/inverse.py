@@ -20,7 +20,7 @@ from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray,
 FOLD_ROWS = 64
 """Rows of P that are folded at once when the inverse is a full matrix: one matrix product instead of 64 updates."""
 
-FACTOR_ABOVE = 1e12
+FACTOR_ABOVE = 1e13
 """Bound of the condition number from which the inverse is factored afresh at every pick, O((s + k) k^2): `eps` times
 the condition number is no longer small, so downdates lose the inverse and refinement diverges. It takes a row a
 million times longer than the median one (at alpha "auto") to get there; such a run is slow, and still right."""

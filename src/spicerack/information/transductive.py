@@ -70,7 +70,7 @@ class Transductive:
         gain = self._push(i, v, aq)
         b = self.alpha / (1.0 + aq)
         p, r = self.matrix.product(w), self.matrix.product(u)
-        self._aq = np.maximum(self._aq - b * p * p, 0.0)
+        self._aq = np.maximum(self._aq - self.alpha * b * p * p, 0.0)
         self._v = np.maximum(self._v + (b * b * v * p - 2.0 * b * r) * p, 0.0)
         self._error_v += self._pass_error(w, u, p, r, b, v)
         return gain

@@ -1,8 +1,8 @@
 """The rows a selector reads, from an array in memory or a gradient store: the only place that knows both.
 
 A row is plain (as given) or scaled to unit length. Rows with a value that is not finite (in float32), and those a
-store marks, are excluded; they read as zeros. `row_matrix` pairs the working copy with exact rows, so that picks do not depend on the
-precision of the working copy.
+store marks, are excluded; they read as zeros. `row_matrix` pairs the working copy with exact rows, so that picks do
+not depend on the precision of the working copy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Rows:
             from spicerack.store.reader import GradientStore
 
             source = GradientStore.open(source)
-        if type(source).__module__.startswith("spicerack.store."):
+        if hasattr(source, "rows_table"):
             self._store = cast("GradientStore", source)
             self.n, self.k = int(source.n), int(source.k)
         else:
@@ -153,7 +153,7 @@ class Rows:
         if self._array is not None and self._array.dtype.kind == "f":
             for start in range(0, self.n, BLOCK_ROWS):
                 block = self._array[start : start + BLOCK_ROWS]
-                finite[start : start + BLOCK_ROWS] = (np.abs(block) <= LARGEST).all(axis=1)  # NaN fails too
+                finite[start : start + BLOCK_ROWS] = (np.abs(block.astype(np.float64)) <= LARGEST).all(axis=1)
         return finite
 
     def _plain(self, rows: IntArray | slice) -> FloatArray:

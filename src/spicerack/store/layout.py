@@ -1,13 +1,14 @@
 """What a store's folder holds, and the manifest that says so.
 
-    manifest.json                     settings, shard plan, shard table with checksums; no times, no host: a rerun gives it again
+    manifest.json                     settings, shard plan, shard table with checksums; no times and no host names
     rows.parquet                      the table, one row per sample, once the pass is complete
-    checkpoint-0/shard-00000.npy      (rows, k) unit rows, float16 or float32, readable by `numpy.load(..., mmap_mode="r")`
+    checkpoint-0/shard-00000.npy      (rows, k) unit rows, float16 or float32; `numpy.load(..., mmap_mode="r")` reads it
     checkpoint-0/rows-00000.parquet   the shard's part of the table
     .lock                             held while a process writes
 
-Rows are stored at unit length, whatever their type, with their float32 norm in the table's `sketch_norm`: half precision then neither
-overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's table names it.
+Rows are stored at unit length, whatever their type, with their float32 norm in the table's `sketch_norm`: half
+precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's
+table names it.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         version = manifest["format_version"]
         _ = manifest["settings"], manifest["shards"], manifest["shard_plan"], manifest["n"], manifest["k"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreCorruptError(f"{path} is truncated or altered ({error}); delete the store {folder} and make it again") from error
+        raise StoreCorruptError(
+            f"{path} is truncated or altered ({error}); delete the store {folder} and make it again"
+        ) from error
     if version != FORMAT_VERSION:
         raise StoreError(f"{folder} has store format {version}; this version of spicerack reads {FORMAT_VERSION}")
     return manifest

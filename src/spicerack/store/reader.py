@@ -47,7 +47,9 @@ class GradientStore:
         store = cls(folder, manifest)
         if not store.complete:
             done, planned = len(manifest["shards"]), len(store._shards)
-            raise StoreError(f"{folder} is unfinished, {done} of {planned} shards; repeat the command that made it to go on")
+            raise StoreError(
+                f"{folder} is unfinished, {done} of {planned} shards; repeat the command that made it to go on"
+            )
         store.verify(checksums=verify)
         return store
 

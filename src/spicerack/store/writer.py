@@ -178,7 +178,8 @@ def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
     if names:
         differences = "; ".join(f"{name} was {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
         raise StoreMismatchError(
-            f"{folder} holds a store made with other settings: {differences}; choose another output folder or repeat those settings"
+            f"{folder} holds a store made with other settings: {differences}; "
+            "choose another output folder or repeat those settings"
         )
 
 
@@ -193,7 +194,9 @@ def _acquire(folder: Path) -> FileLock:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise StoreLockedError(f"another process is writing the store {folder}; wait for it, or choose another folder") from error
+        raise StoreLockedError(
+            f"another process is writing the store {folder}; wait for it, or choose another folder"
+        ) from error
     except OSError as error:
         raise files.output_error(folder / LOCK, error) from error
     return lock
@@ -209,7 +212,9 @@ def _make_folder(folder: Path) -> None:
 def _refuse_foreign(folder: Path) -> None:
     """A folder with other things in it is not a place for a store; an interrupted start is."""
     ours = {LOCK, MANIFEST + files.PARTIAL}
-    foreign = [item.name for item in folder.iterdir() if item.name not in ours and not item.name.startswith("checkpoint-")]
+    foreign = [
+        item.name for item in folder.iterdir() if item.name not in ours and not item.name.startswith("checkpoint-")
+    ]
     if any(folder.glob("checkpoint-*/*.npy")):
         raise StoreCorruptError(f"{folder} has shards but no {MANIFEST}; delete the folder and make the store again")
     if foreign:

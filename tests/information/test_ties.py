@@ -1,0 +1,37 @@
+"""A step's winner depends on exact scores only."""
+
+import numpy as np
+
+from spicerack.information.matrix import RowMatrix
+from spicerack.information.ties import contenders, settle, smallest_best
+
+
+def test_contenders_hold_every_row_that_could_be_best():
+    scores, slack = np.array([1.0, 0.95, 0.7, 1.0]), np.array([0.1, 0.0, 0.0, 0.0])
+    assert contenders(scores, slack, 1e-10, 0.0).tolist() == [0, 3]
+    assert contenders(scores, slack + 0.1, 1e-10, 0.0).tolist() == [0, 1, 3]
+
+
+def test_ties_are_relative_to_the_gain():
+    tiny = np.array([1.0e-12, 1.1e-12])
+    assert smallest_best(tiny, tiny, 1e-10, 0.0) == 1
+    huge = np.array([1e12, 1e12 + 1.0])
+    assert smallest_best(huge, huge, 1e-10, 0.0) == 0
+
+
+def test_only_the_first_of_equal_rows_is_scored():
+    asked = []
+
+    def exact(rows):
+        asked.extend(rows.tolist())
+        return np.ones(rows.size), np.ones(rows.size)
+
+    assert settle(np.array([2, 5, 9]), np.array([5, 2, 5]), exact, 1e-10, 0.0) == 2
+    assert asked == [2, 5]
+
+
+def test_copies_are_bitwise_equal_rows_of_the_exact_rows():
+    exact = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12], [1.0, 2.0]])
+    matrix = RowMatrix(exact.astype(np.float32), lambda rows: exact[rows])
+    copies = matrix.copies(np.array([2, 1, 0]))
+    assert copies[0] == copies[2] != copies[1]

@@ -1,0 +1,89 @@
+"""Rows read alike from an array and from a store."""
+
+import numpy as np
+import pytest
+
+from spicerack.selectors import select
+from spicerack.selectors.rows import Rows
+from spicerack.store.writer import StoreWriter
+
+
+def write_store(path, G, *, dtype="float32", trained=None):
+    n, k = G.shape
+    trained = np.full(n, 5) if trained is None else trained
+    with StoreWriter.create_or_resume(path, settings={"a": 1}, n=n, k=k, shard_rows=7, dtype=dtype) as writer:
+        for shard in writer.missing():
+            part = slice(shard.start, shard.stop)
+            size = shard.stop - shard.start
+            table = {
+                "id": [str(i) for i in range(shard.start, shard.stop)],
+                "source": ["x"] * size,
+                **{name: np.ones(size, dtype=np.float32) for name in ("loss_mean", "loss_sum", "gradient_norm")},
+                "tokens": np.arange(shard.start, shard.stop) + 1,
+                "trained_tokens": trained[part],
+                "cut_tokens": np.zeros(size, dtype=np.int32),
+            }
+            writer.write(shard, G[part].astype(np.float32), table)
+        return writer.finish()
+
+
+@pytest.fixture
+def G():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((30, 6)) * np.exp(rng.standard_normal((30, 1)))
+
+
+def test_unit_rows_have_length_one_and_zero_rows_stay_zero(G):
+    G[4] = 0.0
+    rows = Rows(G.astype(np.float32))
+    lengths = np.linalg.norm(rows.take(np.arange(30), "unit"), axis=1)
+    np.testing.assert_allclose(np.delete(lengths, 4), 1.0, rtol=1e-15)
+    assert lengths[4] == 0.0
+    np.testing.assert_allclose(rows.norms, np.linalg.norm(G, axis=1), rtol=1e-6)
+
+
+def test_an_array_of_the_right_type_is_not_copied(G):
+    for dtype in (np.float32, np.float64):
+        given = G.astype(dtype)
+        assert Rows(given).matrix("plain", dtype) is given
+
+
+def test_blocks_are_rows_of_the_matrix(G):
+    rows = Rows(G)
+    for form in ("plain", "unit"):
+        np.testing.assert_allclose(rows.block(5, 12, form), rows.matrix(form, np.float64)[5:12])
+
+
+def test_values_beyond_float32_are_excluded(G):
+    G[2, 0] = 1e200
+    assert Rows(G).excluded == [(2, "non-finite gradient")]
+    assert select(G, budget=1.0).indices.size == 29
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_store_its_path_and_its_rows_select_alike(G, dtype, tmp_path):
+    store = write_store(tmp_path / "store", G, dtype=dtype)
+    expected = select(store.matrix(), budget=12).indices
+    for source in (store, tmp_path / "store", str(tmp_path / "store")):
+        np.testing.assert_array_equal(select(source, budget=12).indices, expected)
+    narrow, wide = (select(store, budget=12, rows="unit", precision=p).indices for p in ("float32", "float64"))
+    np.testing.assert_array_equal(narrow, wide)
+    lengths = np.linalg.norm(Rows(store).take(np.arange(30), "unit"), axis=1)
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-14)
+
+
+def test_a_stores_exclusions_hold_with_their_reasons(G, tmp_path):
+    trained = np.full(30, 5)
+    trained[3] = 0
+    G[9] = np.nan
+    store = write_store(tmp_path / "store", G, trained=trained)
+    for method in ("spice", "random"):
+        selection = select(store, method, budget=1.0)
+        assert selection.excluded.tolist() == [(3, "no trained tokens"), (9, "non-finite gradient")]
+        assert selection.indices.size == 28
+        assert selection.manifest["gradients"]["fingerprint"] == store.fingerprint()
+
+
+def test_a_token_budget_reads_the_stores_table(G, tmp_path):
+    selection = select(write_store(tmp_path / "store", G), budget="40 tokens")
+    assert (selection.indices + 1).sum() <= 40

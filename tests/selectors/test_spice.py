@@ -1,0 +1,132 @@
+"""SPICE's options do what they say."""
+
+import numpy as np
+import pytest
+
+from spicerack.errors import ConfigurationError
+from spicerack.information import greedy_truth
+from spicerack.selectors import select
+
+
+@pytest.fixture(scope="module")
+def G():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((80, 6)) * np.exp(rng.standard_normal((80, 1)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["plain", "unit"])
+@pytest.mark.parametrize("penalty", [0.0, 0.1, 5.0])
+def test_picks_equal_the_truth(G, precision, form, penalty):
+    picks = select(G, budget=30, alpha=2.0, rows=form, penalty=penalty, precision=precision).indices
+    rows = G / np.linalg.norm(G, axis=1, keepdims=True) if form == "unit" else G
+    np.testing.assert_array_equal(picks, greedy_truth(rows, alpha=2.0, penalty=penalty, count=30))
+
+
+def test_unit_rows_ignore_length(G):
+    scaled = G * np.exp2(np.arange(80) % 7)[:, None]
+    np.testing.assert_array_equal(
+        select(G, budget=20, rows="unit").indices, select(scaled, budget=20, rows="unit").indices
+    )
+
+
+@pytest.mark.parametrize("factor", [2.0**-70, 2.0**-20, 2.0**20])
+def test_automatic_alpha_makes_picks_independent_of_scale(G, factor):
+    expected = select(G, budget=20, penalty=0.0)
+    scaled = select(G * factor, budget=20, penalty=0.0)
+    np.testing.assert_array_equal(scaled.indices, expected.indices)
+    np.testing.assert_allclose(scaled.trace["gain"], expected.trace["gain"], rtol=1e-9)
+
+
+def test_alpha_of_mostly_zero_rows_comes_from_the_others():
+    G = np.zeros((9, 2))
+    G[0], G[1] = (2.0, 0.0), (0.0, 2.0)
+    selection = select(G, budget=9)
+    assert selection.manifest["options"]["alpha"] == 0.25
+    assert "zero" in selection.manifest["choices"][0]["reason"]
+    assert selection.indices.tolist() == list(range(9))
+
+
+def test_all_zero_rows_are_picked_in_order():
+    selection = select(np.zeros((4, 3)), budget=2)
+    assert selection.indices.tolist() == [0, 1]
+    assert selection.manifest["options"]["alpha"] == 1.0
+    assert selection.certificate.share == 1.0
+
+
+@pytest.mark.parametrize("fisher", ["diag", "adafisher-code"])
+def test_other_fisher_forms_pick_by_their_own_gain(G, fisher):
+    selection = select(G, budget=10, fisher=fisher, alpha=1.0, penalty=0.0)
+    taken, square, picks = np.zeros(6), G**2, []
+    for _ in range(10):
+        if fisher == "diag":
+            gains = np.log(1 + square / (1 + taken)).sum(axis=1)
+        else:
+            gains = np.log(1 + (square / (1 + taken)).sum(axis=1))
+        gains[picks] = -np.inf
+        picks.append(int(np.argmax(gains)))
+        taken += square[picks[-1]] if fisher == "diag" else square[picks[-1]] ** 2
+    assert selection.indices.tolist() == picks
+    assert (selection.certificate is None) == (fisher == "adafisher-code")
+
+
+def test_without_a_bound_the_manifest_says_why_there_is_no_certificate(G):
+    for options in ({"fisher": "adafisher-code"}, {"objective": "transductive"}):
+        selection = select(G, budget=5, **options)
+        assert selection.certificate is None
+        assert "certificate" in [choice["name"] for choice in selection.manifest["choices"]]
+    assert select(G, budget=5, certify=False).certificate is None
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_transductive_minimizes_the_variance_in_the_target_directions(G, own):
+    target = None if own else np.random.default_rng(3).standard_normal((4, 6))
+    selection = select(G, budget=8, target=target, objective="transductive", alpha=0.5, penalty=0.0)
+    C = G.T @ G if own else target.T @ target
+    picks: list[int] = []
+    for _ in range(8):
+        variance = [np.trace(C @ np.linalg.inv(np.eye(6) + 0.5 * G[[*picks, i]].T @ G[[*picks, i]])) for i in range(80)]
+        picks.append(min((v, i) for i, v in enumerate(variance) if i not in picks)[1])
+    assert selection.indices.tolist() == picks
+    assert selection.trace["gain"].sum() == pytest.approx(np.trace(C) - min(variance), rel=1e-9)
+
+
+def test_stop_ratio_compares_gains_with_the_first(G):
+    whole = select(G, budget=80)
+    stopped = select(G, budget=80, stop_ratio=0.5)
+    gains = whole.trace["gain"]
+    expected = int(np.flatnonzero(gains <= 0.5 * gains[0])[0])
+    np.testing.assert_array_equal(stopped.indices, whole.indices[:expected])
+    assert stopped.certificate.share <= 1.0
+
+
+def test_pools_pick_from_each_candidate_pool_by_the_same_greedy(G):
+    selection = select(G, budget=20, schedule="pools", pool_size=20, pool_picks=6, alpha=1.0, seed=3)
+    order = np.random.Generator(np.random.PCG64(3)).permutation(80)
+    for number in range(4):
+        rows = np.sort(order[20 * number : 20 * number + 20])
+        picked = selection.indices[selection.trace["pool"] == number]
+        count = 6 if number < 3 else 2
+        np.testing.assert_array_equal(picked, rows[greedy_truth(G[rows], alpha=1.0, penalty=0.1, count=count)])
+    chosen = G[selection.indices]
+    assert selection.certificate.information == pytest.approx(np.linalg.slogdet(np.eye(6) + chosen.T @ chosen)[1])
+    assert np.isfinite(selection.scores).all()
+
+
+def test_pools_that_cannot_reach_the_budget_say_what_would(G):
+    with pytest.raises(ConfigurationError, match=r"reaches 24 rows, the budget is 40; use pool_picks=10"):
+        select(G, budget=40, schedule="pools", pool_size=20, pool_picks=6)
+    assert select(G, budget=40, schedule="pools", pool_size=20, pool_picks=10).indices.size == 40
+    with pytest.raises(ConfigurationError, match=r"spends 240 of 600 tokens; use pool_picks=15"):
+        select(G, budget="600 tokens", tokens=[10] * 80, schedule="pools", pool_size=20, pool_picks=6)
+
+
+def test_an_early_stop_in_pools_may_end_below_the_budget(G):
+    selection = select(G, budget=20, schedule="pools", pool_size=20, pool_picks=10, stop_ratio=0.9)
+    assert 4 <= selection.indices.size <= 20
+
+
+def test_certificate_needs_no_penalty_and_holds_under_any(G):
+    free, bound = select(G, budget=10, penalty=0.0), select(G, budget=10, penalty=1.0)
+    assert bound.certificate.information <= free.certificate.upper_bound + 1e-9
+    assert free.certificate.information <= bound.certificate.upper_bound + 1e-9
