@@ -103,8 +103,23 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
         with pytest.raises(DataError, match="no such file"):
             open_source(str(missing), DataConfig())
     (tmp_path / "plain").mkdir()
-    with pytest.raises(DataError, match="no Arrow data set"):
+    with pytest.raises(DataError, match="cannot be loaded"):
         open_source(tmp_path / "plain", DataConfig())
+
+
+def test_a_hub_data_set_loads_by_split_and_subset(tmp_path, monkeypatch):
+    """The same call as for a hub id, on a folder of the hub's layout."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for part, rows in [("train", ROWS), ("dev", ROWS[:1])]:
+        (tmp_path / "hub" / part).mkdir(parents=True)
+        (tmp_path / "hub" / part / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = "configs:\n- config_name: all\n  data_files:\n  - {split: train, path: train/*}\n  - {split: dev, path: dev/*}\n"
+    (tmp_path / "hub/README.md").write_text(f"---\n{card}---\n")
+    source = open_source(tmp_path / "hub", DataConfig(subset="all"))
+    assert (source.kind, len(source)) == ("hub", 3)
+    assert len(open_source(tmp_path / "hub", DataConfig(subset="all", split="dev"))) == 1
+    with pytest.raises(DataError, match="cannot be loaded"):
+        open_source(tmp_path / "hub", DataConfig(subset="all", split="nope"))
 
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]

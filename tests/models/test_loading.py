@@ -1,5 +1,6 @@
 """Models load from folders and adapters, say what was chosen, and refuse what cannot work."""
 
+import json
 import re
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_folder_that_is_no_model_is_refused(folder, tmp_path, files, message):
         (tmp_path / name).write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path, ModelConfig())
+
+
+def test_remote_code_is_off_unless_asked_for(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_model(tmp_path, ModelConfig())
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_missing_model_and_gguf_are_one_line(tmp_path):

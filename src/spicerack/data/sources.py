@@ -78,7 +78,7 @@ def _open(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config: Da
     if path.suffix in SUFFIXES or path.exists():
         return _file(path)
     if HUB_ID.match(str(pool)):
-        return _hub(str(pool), config)
+        return _hub(str(pool), str(pool), config)
     raise DataError(f"no such file: {pool}; expected a file ({', '.join(SUFFIXES)}), an Arrow folder or a hub id")
 
 
@@ -275,22 +275,19 @@ def _json_array(path: Path) -> Records:
 def _arrow_folder(path: Path, config: DataConfig) -> ArrowRows:
     import datasets
 
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        expected = "expected the folder that Dataset.save_to_disk writes, or name a file in it"
-        raise DataError(f"{path} is a folder but no Arrow data set; {expected}") from error
-    return _dataset(loaded, path.name, "arrow", config)
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _dataset(datasets.load_from_disk(str(path)), path.name, "arrow", config)
+    return _hub(str(path), path.name, config)  # a hub data set's own layout, copied or cloned
 
 
-def _hub(name: str, config: DataConfig) -> ArrowRows:
+def _hub(location: str, name: str, config: DataConfig) -> ArrowRows:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, config.subset, split=config.split, revision=config.revision)
+        loaded = datasets.load_dataset(location, config.subset, split=config.split, revision=config.revision)
     except Exception as error:  # the loader raises many kinds; each is a pool that cannot be had
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise DataError(f"no such file, and the hub data set {name!r} cannot be loaded: {lines[0]}") from error
+        raise DataError(f"no such file, and the data set {location!r} cannot be loaded: {lines[0]}") from error
     return _dataset(loaded, f"{name}@{config.revision}" if config.revision else name, "hub", config)
 
 
