@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spicerack.errors import ConfigurationError, UnknownNameError
+
+
+class Choice(NamedTuple):
+    """Something decided for the user: what, the value, and why. Printed once and kept in the manifest."""
+
+    name: str
+    value: Any
+    reason: str
 
 
 class Section(BaseModel):

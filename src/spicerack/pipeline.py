@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from spicerack.gradients.collect import GradientPass, Progress
-    from spicerack.models.loading import Choice
+    from spicerack.gradients.collect import GradientPass, Progress, Survey
     from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
 
@@ -24,13 +23,13 @@ GRADIENT_SECTIONS = ("data", "model", "labels", "gradients")
 
 @dataclass(frozen=True)
 class Run:
-    """What a whole run leaves: the store, the selection, and the files by name."""
+    """What a whole run leaves: the pool's counts, the store, the selection, and the files by name."""
 
     output_dir: Path
     store: GradientStore
     selection: Selection
     files: dict[str, Path]
-    choices: tuple[Choice, ...]
+    survey: Survey
 
 
 def collect_gradients(
@@ -139,10 +138,11 @@ def run(
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     store = gradient_pass.run(output_dir / "gradients")
     selection = select(store, chosen.method, chosen.budget, chosen.target, seed=chosen.seed, **chosen.method_options)
+    selection.manifest["choices"][:0] = [choice._asdict() for choice in gradient_pass.choices]
     files = write_selection(
         output_dir, gradient_pass.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
     )
-    return Run(output_dir, store, selection, files, tuple(gradient_pass.choices))
+    return Run(output_dir, store, selection, files, gradient_pass.survey)
 
 
 def select_from_store(

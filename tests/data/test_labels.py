@@ -120,6 +120,15 @@ def test_completion_and_end_token():
     assert trained_text(labeler(completion_only_loss=False), Completion("2 + 2 =", " 4")) == "2 + 2 = 4<|im_end|>"
 
 
+@pytest.mark.parametrize("name", ["chatml", "marked"])
+def test_a_completion_of_messages_leaves_the_prompts_turns_out(name):
+    chat = Chat(CHAT.messages, context=3)
+    template, _, behind = TEMPLATES[name]
+    assert trained_text(labeler(template), chat) == f"five 🦊{behind}"
+    everything = labeler(template, completion_only_loss=False)
+    assert trained_text(everything, chat) == f"four, naïvely{behind}five 🦊{behind}"
+
+
 def test_plain_text_and_end_token():
     assert trained_text(labeler(), Text("once upon")) == "once upon<|im_end|>"
 

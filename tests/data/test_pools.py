@@ -113,7 +113,8 @@ def test_a_hub_data_set_loads_by_split_and_subset(tmp_path, monkeypatch):
     for part, rows in [("train", ROWS), ("dev", ROWS[:1])]:
         (tmp_path / "hub" / part).mkdir(parents=True)
         (tmp_path / "hub" / part / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    card = "configs:\n- config_name: all\n  data_files:\n  - {split: train, path: train/*}\n  - {split: dev, path: dev/*}\n"
+    files = "  - {split: train, path: train/*}\n  - {split: dev, path: dev/*}\n"
+    card = f"configs:\n- config_name: all\n  data_files:\n{files}"
     (tmp_path / "hub/README.md").write_text(f"---\n{card}---\n")
     source = open_source(tmp_path / "hub", DataConfig(subset="all"))
     assert (source.kind, len(source)) == ("hub", 3)
@@ -153,7 +154,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"
         ("messages", {"messages": TURNS}, Chat(tuple(TURNS))),
         ("messages", {"messages": [TURNS[0], CALL], "tools": [{"x": 1}]}, Chat((TURNS[0], CALL), [{"x": 1}])),
         ("completion", {"prompt": "hi", "completion": "yo"}, Completion("hi", "yo")),
-        ("completion", {"prompt": TURNS[:1], "completion": TURNS[1:]}, Chat(tuple(TURNS))),
+        ("completion", {"prompt": TURNS[:1], "completion": TURNS[1:]}, Chat(tuple(TURNS), context=1)),
         ("text", {"text": "hi"}, Text("hi")),
         ("tokenized", {"input_ids": [1, 2], "labels": [-100, 2]}, Tokenized([1, 2], [-100, 2])),
     ],

@@ -79,7 +79,11 @@ def test_mixed_types_leave_jsonl_alone_and_say_so(tmp_path):
 def test_selecting_from_a_selected_file_replaces_our_columns(tmp_path):
     again = [{**row, "spicerack_rank": 99, "spicerack_score": 1.0} for row in ROWS]
     _, files = write(tmp_path, again)
-    assert [json.loads(line)["spicerack_rank"] for line in files["selected.jsonl"].read_text().splitlines()] == [0, 1, 2]
+    assert [json.loads(line)["spicerack_rank"] for line in files["selected.jsonl"].read_text().splitlines()] == [
+        0,
+        1,
+        2,
+    ]
     assert "spicerack_rank" in json.loads(files["manifest.json"].read_text())["notes"][0]
 
 

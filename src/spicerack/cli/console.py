@@ -6,34 +6,40 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from spicerack.config import Choice
+
 if TYPE_CHECKING:
     from spicerack.gradients.collect import Progress as Callback
+    from spicerack.gradients.collect import Survey
 
 console = Console(highlight=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 10.0  # where no terminal is, a line now and then instead of a bar
 
 
-class Choice(Protocol):
-    """Something decided for the user."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def value(self) -> str: ...  # noqa: D102
-    @property
-    def reason(self) -> str: ...  # noqa: D102
-
-
 def print_choices(choices: Iterable[Choice]) -> None:
     """One line for everything that was decided for the user."""
     for choice in choices:
-        console.print(f"  {choice.name} = {choice.value}  [dim]({choice.reason})[/dim]", markup=True)
+        console.print(f"  {choice.name} = {choice.value}  ({choice.reason})", markup=False)
+
+
+def print_survey(survey: Survey) -> None:
+    """What the label rule made of the pool: always the totals, and whatever is cut, unfinished or empty."""
+    counts = survey.summary()
+    tokens = f"{counts['rows']:,} rows, {counts['tokens']:,} tokens, {counts['trained_tokens']:,} of them trained"
+    console.print(f"pool: {tokens}", markup=False)
+    if counts["truncated"]:
+        cut = f"{counts['truncated']:,} rows were cut to max_length, {counts['cut_tokens']:,} tokens lost"
+        console.print(f"  {cut}", markup=False)
+    if counts["without_trained_tokens"]:
+        console.print(
+            f"  {counts['without_trained_tokens']:,} rows have no trained token and cannot be selected", markup=False
+        )
 
 
 def print_files(files: Mapping[str, Path]) -> None:

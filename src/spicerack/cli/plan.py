@@ -23,15 +23,16 @@ def plan(
 ) -> None:
     """Time a few batches and extrapolate time, disk and memory, with a reason for every automatic choice."""
     from spicerack import pipeline
-    from spicerack.cli.console import console, make_table, print_choices, progress_display
+    from spicerack.cli.console import console, make_table, print_choices, print_survey, progress_display
     from spicerack.config import RunConfig, with_options
     from spicerack.gradients.estimate import estimate
 
     config = with_options(RunConfig(), {**options, "pool": pool})
     with progress_display() as progress:
         gradient_pass = pipeline.plan_pass(config, progress=progress)
-    console.print("[bold]chosen for you[/bold]")
+    print_survey(gradient_pass.survey)
     cost = estimate(gradient_pass, batches=batches)
+    console.print("[bold]chosen for you[/bold]")
     print_choices(gradient_pass.choices)
     table = make_table("the run", "what", "estimate")
     for what, value in cost.rows():

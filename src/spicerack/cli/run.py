@@ -60,12 +60,11 @@ def _quoted(text: str) -> str:
 
 
 def report(done: Run) -> None:
-    """Print what was chosen for the user, how it went, and where the files are."""
-    from spicerack.cli.console import console, print_choices, print_files
+    """Print the pool's counts, what was chosen for the user, how it went, and where the files are."""
+    from spicerack.cli.console import console, print_files, print_survey
     from spicerack.cli.select import report_selection
 
-    console.print("[bold]chosen for you[/bold]")
-    print_choices(done.choices)
+    print_survey(done.survey)
     report_selection(done.selection)
     console.print("[bold]files[/bold]")
     print_files(done.files)

@@ -45,18 +45,15 @@ def select(
 
 
 def report_selection(selection: Selection) -> None:
-    """Print the selection's own choices, its size, what was left out, and the certificate."""
-    from spicerack.cli.console import console
+    """Print what was chosen for the user, the selection's size, what was left out, and the certificate."""
+    from spicerack.cli.console import console, print_choices
+    from spicerack.config import Choice
 
-    for choice in selection.manifest.get("choices", ()):
-        console.print(f"  {choice['name']} = {choice['value']}  ({choice['reason']})", markup=False)
-    names = selection.manifest["method"]
-    console.print(
-        f"selected {len(selection.indices):,} of {len(selection.scores):,} samples by {names}",
-        style="bold",
-        markup=False,
-    )
-    for reason, count in selection.manifest.get("excluded_counts", {}).items():
+    console.print("[bold]chosen for you[/bold]")
+    print_choices(Choice(**choice) for choice in selection.manifest["choices"])
+    picked, rows, method = len(selection.indices), len(selection.scores), selection.manifest["method"]
+    console.print(f"selected {picked:,} of {rows:,} samples by {method}", style="bold", markup=False)
+    for reason, count in selection.manifest["excluded_counts"].items():
         console.print(f"  left out: {count:,} with {reason}", markup=False)
     if selection.certificate is not None:
         console.print(f"  {selection.certificate.sentence()}", markup=False)

@@ -7,16 +7,30 @@ the labels only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from spicerack.data.fields import (
+    OUTPUTS,
+    Row,
+    clean,
+    first_present,
+    found,
+    history_of,
+    need,
+    system_of,
+    text_of,
+    tokens_of,
+    tools_of,
+    turn_of,
+)
 from spicerack.errors import FormatError, UnknownNameError
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from spicerack.data.sources import Source
 
 DETECTION_ROWS = 100
-OUTPUTS = ("output", "response", "completion", "answer")
 ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model", "function_call"), "assistant"),
@@ -27,10 +41,14 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Chat:
-    """Messages as OpenAI has them: role, content, and whatever else a template reads (tool calls, names)."""
+    """Messages as OpenAI has them: role, content, and whatever else a template reads (tool calls, names).
+
+    The first `context` messages are a prompt: their assistant turns carry no loss.
+    """
 
     messages: tuple[dict[str, Any], ...]
     tools: list[Any] | None = None
+    context: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,30 +121,41 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def detect_format(rows: Sequence[Row] | Any, name: str) -> Detection:
+def detect_format(source: Source) -> Detection:
     """The first format that recognizes every one of the first hundred rows.
 
     Args:
-        rows: the pool's rows.
-        name: the pool's name, for the error.
+        source: the pool's rows.
 
     Raises:
-        FormatError: none does; the fields found and those wanted are listed.
+        FormatError: none does; the first row that is unlike the others, or the fields found and those wanted, are
+            named.
     """
-    sample = [rows[i] for i in islice(range(len(rows)), DETECTION_ROWS)]
+    sample = [source[i] for i in islice(range(len(source)), DETECTION_ROWS)]
+    likely: list[tuple[int, Format]] = []
     for candidate in FORMATS.values():
         reasons = [candidate.recognizes(row) for row in sample]
         if all(reasons):
             return Detection(candidate.name, f"the first {len(sample)} rows have {reasons[0]}")
+        if any(reasons):
+            likely.append((reasons.index(None), candidate))
+    if likely:
+        odd, candidate = max(likely, key=lambda pair: pair[0])
+        raise FormatError(
+            f"cannot tell the format of {source.name}: other rows are of the format {candidate.name} "
+            f"({candidate.fields}), but {source.where(odd)} has {found(sample[odd])}, or an empty one; "
+            f"mend the row, or state the format (--format {candidate.name})"
+        )
     wanted = "; ".join(f"{f.name}: {f.fields}" for f in FORMATS.values())
-    raise FormatError(f"cannot tell the format of {name}: its rows have {_fields(sample[0])}. Expected {wanted}")
+    raise FormatError(f"cannot tell the format of {source.name}: its rows have {found(sample[0])}. Expected {wanted}")
 
 
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
 def _tokenized(row: Row, where: str) -> Sample:
-    ids, labels = _need(row, "input_ids", list, where), _need(row, "labels", list, where)
+    ids = tokens_of(row, "input_ids", where, lowest=0)
+    labels = tokens_of(row, "labels", where, lowest=-100)
     if len(ids) != len(labels):
         raise FormatError(f"{where}: {len(ids)} input_ids but {len(labels)} labels; expected as many")
     mask = row.get("attention_mask")
@@ -135,66 +164,63 @@ def _tokenized(row: Row, where: str) -> Sample:
     return Tokenized(ids, labels)
 
 
-def _messages(row: Row, where: str) -> Sample:
-    key = "messages" if "messages" in row else "conversations"
-    turns = _need(row, key, list, where)
-    messages = tuple(_clean(_turn(turn, ("role", "content"), where)) for turn in turns)
+def _messages(row: Row, where: str) -> Chat:
+    key = first_present(row, ("messages", "conversations")) or "messages"
+    messages = tuple(clean(turn_of(turn, ("role", "content"), where)) for turn in need(row, key, list, where))
     for message in messages:
         if message.get("content") is None and not message.get("tool_calls"):
-            raise FormatError(f"{where}: a message has neither content nor tool_calls; found {_fields(message)}")
-    return Chat(messages, row.get("tools"))
+            raise FormatError(f"{where}: a message has neither content nor tool_calls; found {found(message)}")
+    return Chat(messages, tools_of(row, where))
 
 
 def _sharegpt(row: Row, where: str) -> Sample:
-    turns = _need(row, "conversations" if "conversations" in row else "conversation", list, where)
-    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for turn in turns:
-        named = _turn(turn, ("from", "value"), where)
+    key = first_present(row, ("conversations", "conversation")) or "conversations"
+    messages = system_of(row, where)
+    for turn in need(row, key, list, where):
+        named = turn_of(turn, ("from", "value"), where)
         role = ROLES.get(str(named["from"]).lower())
         if role is None:
             raise FormatError(f"{where}: unknown speaker {named['from']!r}; expected one of {', '.join(ROLES)}")
-        messages.append({"role": role, "content": _text(named["value"], "value", where)})
-    return Chat(tuple(messages), row.get("tools") or None)
+        messages.append({"role": role, "content": text_of(named.get("value"), "value", where)})
+    return Chat(tuple(messages), tools_of(row, where))
 
 
 def _alpaca(row: Row, where: str) -> Sample:
-    instruction = _need(row, "instruction", str, where)
-    output = next((name for name in OUTPUTS if name in row), None)
+    instruction = need(row, "instruction", str, where)
+    output = first_present(row, OUTPUTS)
     if output is None:
-        raise FormatError(f"{where}: no {' or '.join(OUTPUTS)}; found {_fields(row)}")
-    answer = _need(row, output, str, where)
-    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for asked, answered in row.get("history") or []:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    extra = row.get("input") or ""
-    question = f"{instruction}\n\n{_text(extra, 'input', where)}" if extra else instruction
-    return Chat((*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}))
+        raise FormatError(f"{where}: no {' or '.join(OUTPUTS)}; found {found(row)}")
+    extra = text_of(row.get("input") or "", "input", where)
+    question = {"role": "user", "content": f"{instruction}\n\n{extra}" if extra else instruction}
+    answer = {"role": "assistant", "content": need(row, output, str, where)}
+    return Chat((*system_of(row, where), *history_of(row, where), question, answer))
 
 
 def _completion(row: Row, where: str) -> Sample:
-    answer = "completion" if "completion" in row else "response"
+    answer = first_present(row, ("completion", "response")) or "response"
     prompt, completion = row.get("prompt"), row.get(answer)
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _messages({"messages": [*prompt, *completion], "tools": row.get("tools")}, where)
-    return Completion(_need(row, "prompt", str, where), _need(row, answer, str, where))
+        chat = _messages({"messages": [*prompt, *completion], "tools": row.get("tools")}, where)
+        return replace(chat, context=len(prompt))
+    return Completion(need(row, "prompt", str, where), need(row, answer, str, where))
 
 
 def _plain_text(row: Row, where: str) -> Sample:
-    return Text(_need(row, "text", str, where))
+    return Text(need(row, "text", str, where))
 
 
 def _has(*names: str | tuple[str, ...]) -> Callable[[Row], str | None]:
     """Recognize rows that have a field of every name, or of one of several."""
 
     def recognize(row: Row) -> str | None:
-        found = []
+        hits = []
         for name in names:
             options = (name,) if isinstance(name, str) else name
-            hit = next((option for option in options if row.get(option) is not None), None)
+            hit = first_present(row, options)
             if hit is None:
                 return None
-            found.append(hit)
-        return f"the fields {', '.join(found)}"
+            hits.append(hit)
+        return f"the fields {', '.join(hits)}"
 
     return recognize
 
@@ -228,37 +254,3 @@ FORMATS: dict[str, Format] = {
         Format("text", "text", _has("text"), _plain_text),
     )
 }
-
-
-# --- reading fields ---------------------------------------------------------------------------------------------------
-
-
-def _need(row: Row, name: str, kind: type, where: str) -> Any:
-    if row.get(name) is None:
-        raise FormatError(f"{where}: field {name!r} is missing; found {_fields(row)}")
-    value = row[name]
-    if not isinstance(value, kind):
-        raise FormatError(f"{where}: field {name!r} is a {type(value).__name__}; expected a {kind.__name__}")
-    return value
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise FormatError(f"{where}: {name} is a {type(value).__name__}; expected a text")
-    return value
-
-
-def _turn(turn: Any, fields: tuple[str, ...], where: str) -> Mapping[str, Any]:
-    if not isinstance(turn, Mapping) or turn.get(fields[0]) is None:
-        found = _fields(turn) if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
-        raise FormatError(f"{where}: a turn has no {fields[0]!r}; expected {'/'.join(fields)}, found {found}")
-    return turn
-
-
-def _clean(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the nulls that a table puts where a message has no such field."""
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
-
-
-def _fields(row: Mapping[str, Any]) -> str:
-    return f"the fields {', '.join(map(str, row))}" if row else "no fields"

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-LABEL_VERSION = 1  # raised when equal settings would give other labels
+LABEL_VERSION = 2  # raised when equal settings would give other labels
 
 Span = tuple[int, int]
 
@@ -85,12 +85,12 @@ class Labeler:
         elif self.tokenizer is None:
             raise DataError(f"{where}: a tokenizer is needed for this format; give tokenizer= with a loaded model")
         elif isinstance(sample, Chat):
-            ids, labels = self._chat(sample, where)
+            ids, labels = self._chat(sample if self.config.completion_only_loss else replace(sample, context=0), where)
         elif isinstance(sample, Completion):
             start = len(sample.prompt) if self.config.completion_only_loss else 0
-            ids, labels = self._ended(sample.prompt + sample.completion, start)
+            ids, labels = self._ended(_writable(sample.prompt + sample.completion, where), start)
         else:
-            ids, labels = self._ended(sample.text, 0)
+            ids, labels = self._ended(_writable(sample.text, where), 0)
         kept = slice(self.config.max_length)
         cut = max(0, len(ids) - self.config.max_length)
         return Encoded(ids[kept], labels[kept], cut, not self._ends_a_turn(ids[kept], labels[kept]))
@@ -123,16 +123,20 @@ class Labeler:
         assert self._renderer is not None
         if not self._renderer.template:
             raise DataError(
-                f"{where}: chat data, but the tokenizer has no chat template; give a Jinja file as chat_template"
+                f"{where}: chat data, but the tokenizer has no chat template; give a Jinja file with chat_template "
+                "(--chat-template FILE)"
             )
+        if not chat.messages:
+            return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
         try:
             text = self._renderer.render(chat.messages, chat.tools)
         except Exception as error:  # templates raise what they like
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FormatError(f"{where}: the chat template refuses the conversation: {reason}") from error
+        _writable(text, where)
         if not self.config.assistant_only_loss:
             spans = [(0, len(text))]
-        elif self._renderer.marks_generation:
+        elif self._renderer.marks_generation(chat.tools):
             return self._by_markers(chat)
         else:
             spans = self._spans(chat, text, where)
@@ -153,16 +157,19 @@ class Labeler:
         encoded = self.tokenizer.apply_chat_template(
             list(chat.messages),
             tools=chat.tools,
-            chat_template=self._renderer.template,
+            chat_template=self._renderer.template_for(chat.tools),
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
         )
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         mask = np.asarray(encoded["assistant_masks"], dtype=bool)
-        if self.config.turns == "last" and mask.any():
-            start = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0) == 1)[-1]
-            mask[:start] = False
+        starts = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0) == 1)
+        if self.config.turns == "last":
+            starts = starts[-1:]
+        else:
+            starts = starts[sum(message["role"] == "assistant" for message in chat.messages[: chat.context]) :]
+        mask[: starts[0] if len(starts) else len(mask)] = False
         return ids, np.where(mask, ids, IGNORED).astype(np.int32)
 
     def _ended(self, text: str, start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,6 +210,22 @@ class Labeler:
             ids += piece
             labels += piece if inside else [IGNORED] * len(piece)
         return np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
+
+
+def _writable(text: str, where: str) -> str:
+    """The text, if it is Unicode: JSON lets half of an emoji pass, and no tokenizer reads that.
+
+    Raises:
+        DataError: it has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(text[error.start])
+        raise DataError(
+            f"{where}: {found} is half of a surrogate pair, not a character; mend or drop the row"
+        ) from error
+    return text
 
 
 def _read_template(template: str | None) -> str | None:

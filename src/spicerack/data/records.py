@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import DataConfig
+from spicerack.data.fields import without_nulls
 from spicerack.data.formats import Detection, Sample, convert_row, detect_format, get_format
+from spicerack.data.json_rows import canonical_json
 from spicerack.data.sources import Source, open_source
 from spicerack.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+
+JSON_KINDS = ("jsonl", "json", "list")  # where a null is what the user wrote; a table puts one for every absent key
 
 
 class Pool:
@@ -38,7 +41,10 @@ class Pool:
         Raises:
             FormatError: the row has not what its format needs.
         """
-        return convert_row(self.source[i], self.format, where=self.where(i))
+        row = self.source[i]
+        if self.source.kind not in JSON_KINDS:
+            row = without_nulls(row)
+        return convert_row(row, self.format, where=self.where(i))
 
     def id(self, i: int) -> str:
         """Stable id of row i."""
@@ -65,7 +71,7 @@ def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config
     """
     source = open_source(pool, config)
     if config.format == "auto":
-        detection = detect_format(source, source.name)
+        detection = detect_format(source)
     else:
         detection = Detection(get_format(config.format).name, "as stated")
     return Pool(source, detection, _ids(source, config.id_column), _sources(source, config.source_column))
@@ -73,7 +79,9 @@ def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config
 
 def count_duplicates(pool: Pool) -> int:
     """How many rows mean exactly what an earlier row means, whatever their ids and other columns."""
-    counts = Counter(hashlib.sha256(repr(pool.sample(i)).encode()).digest() for i in range(len(pool)))
+    counts = Counter(
+        hashlib.sha256(repr(pool.sample(i)).encode("utf-8", "surrogatepass")).digest() for i in range(len(pool))
+    )
     return sum(count - 1 for count in counts.values())
 
 
@@ -107,15 +115,15 @@ def _content_ids(source: Source) -> list[str]:
 
 def content_hash(row: Mapping[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 of a row's canonical JSON."""
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(row)).hexdigest()[:16]
 
 
 def _sources(source: Source, column: str | None) -> list[str]:
     if column is None and "source" not in source.columns:
         return [source.name] * len(source)
     if column is None:
-        return [str(source[i].get("source", source.name)) for i in range(len(source))]
+        values = [source[i].get("source") for i in range(len(source))]
+        return [source.name if value is None else str(value) for value in values]
     return [str(value) for value in _column(source, column, "source_column")]
 
 

@@ -6,10 +6,9 @@ caller's own. A source knows where each of its rows stands, so that an error can
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,13 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from spicerack.config import DataConfig
+from spicerack.data.fields import OUTPUTS
+from spicerack.data.json_rows import JsonLines, Records, hash_rows, read_array
 from spicerack.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+HUB_ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[\w.-]+|[\w-]+)$")  # a name without an owner has no suffix, or it is a file
+CSV_TEXTS = ("id", "source", "instruction", "input", *OUTPUTS, "prompt", "text", "system")
+CSV_BLOCK = 1 << 26  # bytes; a row must fit into one, and a column's type is told from the first
 
 
 class Source(Protocol):
@@ -75,118 +79,45 @@ def _open(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config: Da
     path = Path(pool)
     if path.is_dir():
         return _arrow_folder(path, config)
-    if path.suffix in SUFFIXES or path.exists():
-        return _file(path)
+    if path.suffix in SUFFIXES + COMPRESSED or path.exists():
+        return _file(path, config)
     if HUB_ID.match(str(pool)):
         return _hub(str(pool), str(pool), config)
     raise DataError(f"no such file: {pool}; expected a file ({', '.join(SUFFIXES)}), an Arrow folder or a hub id")
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, config: DataConfig) -> Source:
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    if path.suffix in COMPRESSED:
+        raise DataError(f"{path} is compressed, which is not supported; unpack it first")
     try:
         if path.suffix == ".jsonl":
             return JsonLines(path)
         if path.suffix == ".json":
-            return _json_array(path)
+            return read_array(path)
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
             return ArrowRows(pq.read_table(path, memory_map=True), path.name, "parquet")
         if path.suffix == ".csv":
-            from pyarrow import csv
-
-            options = csv.ParseOptions(newlines_in_values=True)
-            return ArrowRows(csv.read_csv(path, parse_options=options), path.name, "csv")
-    except (pa.ArrowInvalid, OSError) as error:
+            return ArrowRows(_csv(path, config), path.name, "csv")
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     raise DataError(f"{path} is of no known kind; expected {', '.join(SUFFIXES)}, an Arrow folder or a hub id")
 
 
-class JsonLines:
-    """A JSON Lines file, kept as the offset of every row."""
+def _csv(path: Path, config: DataConfig) -> pa.Table:
+    """A CSV table. Arrow tells numbers from texts, but what a format reads as a text stays one: "007", an answer 3."""
+    from pyarrow import csv
 
-    kind = "jsonl"
-
-    def __init__(self, path: Path) -> None:
-        """Read the file once: every line is parsed, so that a broken one is found now and not in mid-run."""
-        self.name = path.name
-        self._path = path
-        offsets, lines, columns = [], [], {}
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            offset = 0
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = parse_json(line, f"{path}:{number}")
-                    if not isinstance(row, dict):
-                        raise DataError(f"{path}:{number} holds a {type(row).__name__}; expected an object, {{...}}")
-                    offsets.append(offset)
-                    lines.append(number)
-                    columns.update(dict.fromkeys(row))
-                    digest.update(line.strip() + b"\n")
-                offset += len(line)
-        self.columns = tuple(columns)
-        self._offsets = np.array(offsets, dtype=np.int64)
-        self._lines = np.array(lines, dtype=np.int64)
-        self._fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        with open(self._path, "rb") as file:
-            file.seek(int(self._offsets[i]))
-            row: dict[str, Any] = parse_json(file.readline(), self.where(i))
-        return row
-
-    def where(self, i: int) -> str:
-        """File and line."""
-        return f"{self._path}:{self._lines[i]}"
-
-    def fingerprint(self) -> str:
-        """Of the lines that are not blank."""
-        return self._fingerprint
-
-    def arrow(self, indices: Sequence[int] | np.ndarray) -> pa.Table:
-        """The rows, missing keys as nulls."""
-        return table_of([self[int(i)] for i in indices], self.name)
-
-
-class Records:
-    """Rows in memory."""
-
-    def __init__(self, rows: list[dict[str, Any]], name: str, kind: str) -> None:
-        """Take the rows as they are.
-
-        Raises:
-            DataError: one of them is not a dict.
-        """
-        for i, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise DataError(f"row {i} of {name} is a {type(row).__name__}; expected an object with named fields")
-        self.name, self.kind = name, kind
-        self.columns = tuple(dict.fromkeys(key for row in rows for key in row))
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._rows[i]
-
-    def where(self, i: int) -> str:
-        """Row and name."""
-        return f"row {i} of {self.name}"
-
-    def fingerprint(self) -> str:
-        """Of the rows' JSON."""
-        return _hash_rows(self._rows)
-
-    def arrow(self, indices: Sequence[int] | np.ndarray) -> pa.Table:
-        """The rows, missing keys as nulls."""
-        return table_of([self._rows[int(i)] for i in indices], self.name)
+    texts = {*CSV_TEXTS, *filter(None, (config.id_column, config.source_column))}
+    return csv.read_csv(
+        path,
+        read_options=csv.ReadOptions(block_size=CSV_BLOCK),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(sorted(texts), pa.string())),
+    )
 
 
 class ArrowRows:
@@ -197,13 +128,14 @@ class ArrowRows:
         self.name, self.kind = name, kind
         self.columns = tuple(table.column_names)
         self._table = table
+        decoders = {field.name: _decoder(field.type) for field in table.schema}
+        self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        row: dict[str, Any] = self._table.slice(i, 1).to_pylist()[0]
-        return row
+        return self._decoded(self._table.slice(i, 1).to_pylist()[0])
 
     def where(self, i: int) -> str:
         """Row and name."""
@@ -212,71 +144,46 @@ class ArrowRows:
     def fingerprint(self) -> str:
         """Of the rows' JSON, so that a Parquet and an Arrow copy of one pool agree."""
         batches = self._table.to_batches(max_chunksize=1024)
-        return _hash_rows(row for batch in batches for row in batch.to_pylist())
+        return hash_rows(self._decoded(row) for batch in batches for row in batch.to_pylist())
 
     def arrow(self, indices: Sequence[int] | np.ndarray) -> pa.Table:
         """The rows with their own schema."""
         return self._table.take(pa.array(np.asarray(indices, dtype=np.int64)))
 
+    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        for name, decode in self._decoders.items():
+            row[name] = decode(row[name])
+        return row
 
-def parse_json(line: bytes, where: str) -> Any:
-    """Parse one JSON text.
 
-    Raises:
-        DataError: not JSON or not UTF-8, with the place.
+def _decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """What turns a value of a type with Arrow's JSON somewhere in it into objects; None where there is no JSON.
+
+    `datasets` keeps values of mixed types (the arguments of tool calls, often whole messages) as JSON texts.
     """
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not valid JSON: {error.msg} at column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def table_of(rows: Sequence[dict[str, Any]], name: str) -> pa.Table:
-    """An Arrow table with every key of any row as a column.
-
-    Raises:
-        DataError: a column mixes types.
-    """
-    columns = dict.fromkeys(key for row in rows for key in row)
-    arrays = {}
-    for column in columns:
-        try:
-            arrays[column] = pa.array([row.get(column) for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise DataError(f"column {column!r} of {name} mixes types: {str(error).splitlines()[0]}") from error
-    return pa.table(arrays)
-
-
-def _hash_rows(rows: Any) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _json_array(path: Path) -> Records:
-    text = path.read_bytes()
-    try:
-        rows = json.loads(text.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; one object a line is JSON Lines, name it .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(
-            f"{path}:{error.lineno} is not valid JSON: {error.msg} at column {error.colno}{hint}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path} holds a {type(rows).__name__}; expected an array of objects, [{{...}}, ...]")
-    return Records(rows, path.name, "json")
+    if getattr(kind, "extension_name", None) == "arrow.json":
+        return lambda value: None if value is None else json.loads(value)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = _decoder(kind.value_type)
+        return inner and (lambda values: None if values is None else [inner(value) for value in values])
+    if pa.types.is_struct(kind):
+        decoders = {field.name: _decoder(field.type) for field in kind}
+        fields = {name: decode for name, decode in decoders.items() if decode is not None}
+        if fields:
+            return lambda value: value and {k: fields[k](v) if k in fields else v for k, v in value.items()}
+    return None
 
 
 def _arrow_folder(path: Path, config: DataConfig) -> ArrowRows:
     import datasets
 
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _dataset(datasets.load_from_disk(str(path)), path.name, "arrow", config)
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except Exception as error:  # the loader raises many kinds; each is a folder that is damaged
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"cannot read the Arrow folder {path}: {reason}; save it again") from error
+        return _dataset(loaded, path.name, "arrow", config)
     return _hub(str(path), path.name, config)  # a hub data set's own layout, copied or cloned
 
 

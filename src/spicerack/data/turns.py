@@ -1,13 +1,16 @@
 """Where the assistant's turns stand in a rendered conversation.
 
-A conversation is rendered once. The span of turn i begins where the rendering of the messages before it, with the
-generation prompt, ends; it ends where the rendering of the messages up to it ends. Templates that rewrite earlier
-turns (Qwen3 drops their thinking blocks) break the second: then the turn ends at the first end-of-turn token after
-its start.
+A conversation is rendered once. A turn begins where the rendering of the messages before it, with the generation
+prompt, ends. Where the template writes another header into the conversation than into the prompt (DeepSeek-R1 and
+Qwen3-Thinking prompt with `<think>`), has no generation prompt, or the conversation begins with the assistant, the turn
+is rendered again with other words in it: it begins at the first character that differs. A turn ends where the rendering
+of the messages up to it ends. Templates that rewrite earlier turns (Qwen3 drops their thinking blocks) break that: then
+it ends at the first end-of-turn token after its start.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spicerack.data.formats import Chat
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
+OTHER_WORDS = "\ue000"  # a private-use character: no conversation's words begin with it
+HELP = "give a chat_template with {% generation %} markers, or labels of your own"
 
 
 @dataclass(frozen=True)
@@ -33,53 +40,81 @@ class ConversationRenderer:
     """A tokenizer's chat template, and the tokens that end a turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
-        """Take the tokenizer's template, or `template` instead."""
+        """Take the tokenizer's template or templates (one may be for tools), or `template` instead."""
         self.tokenizer = tokenizer
-        self.template = template or tokenizer.chat_template
+        self.template: str | dict[str, str] | None = template or tokenizer.chat_template
         self.end_tokens = end_of_turn_tokens(tokenizer)
 
-    @property
-    def marks_generation(self) -> bool:
+    def template_for(self, tools: list[Any] | None) -> str:
+        """The one template of a conversation, with or without tools."""
+        given = self.template if isinstance(self.template, str) else None
+        template: str = self.tokenizer.get_chat_template(given, tools)
+        return template
+
+    def marks_generation(self, tools: list[Any] | None) -> bool:
         """Whether the template says itself which part the assistant generated."""
-        return isinstance(self.template, str) and "{% generation %}" in self.template.replace("{%-", "{%").replace(
-            "-%}", "%}"
-        )
+        return GENERATION.search(self.template_for(tools)) is not None
 
     def render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False) -> str:
         """The conversation as text; with `prompt`, up to where the assistant would go on."""
         text: str = self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+            list(messages),
+            tools=tools,
+            chat_template=self.template_for(tools),
+            tokenize=False,
+            add_generation_prompt=prompt,
         )
         return text
 
     def turns(self, chat: Chat, text: str, where: str) -> list[Turn]:
-        """The assistant's turns in the rendered text, in order.
+        """The assistant's turns in the rendered text that may carry loss, in order: those after the context.
 
         Raises:
-            DataError: the start of a turn cannot be found.
+            DataError: the start or the end of a turn cannot be found.
         """
-        found = []
-        for i, message in enumerate(chat.messages):
-            if message["role"] == "assistant":
-                found.append(self._turn(chat, text, i, where))
-        return found
+        places = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        return [self._turn(chat, text, i, where) for i in places if i >= chat.context]
 
     def _turn(self, chat: Chat, text: str, i: int, where: str) -> Turn:
-        before = self.render(chat.messages[:i], chat.tools, prompt=True) if i else ""
-        if not text.startswith(before):
-            before = self.render(chat.messages[:i], chat.tools)
-            if not text.startswith(before):
-                raise DataError(
-                    f"{where}: the chat template does not keep the text before message {i}, so the assistant's turn "
-                    "cannot be located; give a chat_template with {% generation %} markers, or labels of your own"
-                )
-        start = len(before)
-        upto = self.render(chat.messages[: i + 1], chat.tools)
-        if text.startswith(upto):
+        start = self._start(chat, text, i, where)
+        upto = self._render_or_none(chat.messages[: i + 1], chat.tools)
+        if upto is not None and text.startswith(upto):
             return Turn(start, len(upto), self._end(text, start, len(upto)))
         end = self._end(text, start, len(text))
+        if end is None and i + 1 < len(chat.messages):  # what follows is someone else's: never guess
+            raise DataError(
+                f"{where}: the chat template rewrites earlier turns and no known end-of-turn token closes message {i}; "
+                f"expected one of {', '.join(self.end_tokens) or 'none'}; {HELP}"
+            )
         stop = len(text) if end is None else end + len(text[end:]) - len(text[end:].lstrip())
         return Turn(start, stop, end)
+
+    def _start(self, chat: Chat, text: str, i: int, where: str) -> int:
+        before = self._render_or_none(chat.messages[:i], chat.tools)
+        prompted = self._render_or_none(chat.messages[:i], chat.tools, prompt=True)
+        if prompted is not None and prompted != before and text.startswith(prompted):
+            return len(prompted)
+        other = {"role": "assistant", "content": OTHER_WORDS}
+        changed = self._render_or_none([*chat.messages[:i], other, *chat.messages[i + 1 :]], chat.tools)
+        if changed is None or OTHER_WORDS not in changed:
+            raise DataError(
+                f"{where}: the chat template has no generation prompt that fits message {i}, and does not show its "
+                f"words, so the assistant's turn cannot be located; {HELP}"
+            )
+        start = next((k for k, (a, b) in enumerate(zip(text, changed, strict=False)) if a != b), len(text))
+        # A space that the template puts before the words, as Llama 2's does, is the assistant's to write.
+        if before is not None and text.startswith(before) and not text[len(before) : start].strip():
+            return len(before)
+        return start
+
+    def _render_or_none(
+        self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, prompt: bool = False
+    ) -> str | None:
+        """The text, or None where the template refuses a part of a conversation whose whole it accepts."""
+        try:
+            return self.render(messages, tools, prompt=prompt)
+        except Exception:  # templates raise what they like; the callers have another way or an error of their own
+            return None
 
     def _end(self, text: str, start: int, stop: int) -> int | None:
         """One past the turn's end-of-turn token: the first one that closes it with nothing but space behind."""
@@ -97,12 +132,14 @@ def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     named = (
         "<|im_end|>",
         "<|eot_id|>",
+        "<|eom_id|>",
         "<|end|>",
         "<end_of_turn>",
         "<|end_of_text|>",
         "</s>",
         "<|endoftext|>",
         "<|return|>",
+        "<|call|>",
     )
     known = tokenizer.get_added_vocab()
     found = [tokenizer.eos_token] if tokenizer.eos_token else []

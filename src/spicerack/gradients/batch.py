@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spicerack.gradients.capture import GradientCapture, trained_positions
+from spicerack.gradients.capture import GradientCapture, Positions, trained_positions
 from spicerack.gradients.loss import Reduction, TokenLosses, token_weights
 
 if TYPE_CHECKING:
@@ -41,10 +41,27 @@ def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction
     scale = FLOAT16_LOSS_SCALE if capture.model.dtype == torch.float16 else 1.0
     capture.begin(positions)
     with torch.enable_grad():
-        output = capture.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        total, losses = TokenLosses.apply(output.logits[0], targets, weights)  # type: ignore[no-untyped-call]
-        (total * scale).backward()
+        hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask))
+        losses, gradient = _through_head(capture, hidden.detach(), positions, targets, weights * scale)
+        if hidden.requires_grad:  # it does not where the head alone is tracked
+            hidden.backward(gradient)
+    capture.finish()
     loss_sum = torch.zeros(len(trained), device=losses.device).index_add_(0, positions.sample, losses)
     rows = capture.projection.fold(capture.sketches).div_(scale)
     norms = capture.squared_norms.sqrt() / scale if capture.exact_norms else rows.norm(dim=1)
     return BatchGradients(rows, loss_sum, trained, norms)
+
+
+def _through_head(
+    capture: GradientCapture, hidden: Tensor, positions: Positions, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses (m,) and the gradient (m, h) of their weighted sum by the hidden states (m, h), a chunk at a time."""
+    losses = torch.empty(len(hidden), device=hidden.device)
+    gradient = torch.empty_like(hidden)
+    for part in capture.head.chunks(len(hidden)):
+        capture.at_positions(positions[part])
+        states = hidden[part].requires_grad_(True)
+        total, losses[part] = TokenLosses.apply(capture.head.logits(states), targets[part], weights[part])  # type: ignore[no-untyped-call]
+        (gradient[part],) = torch.autograd.grad(total, states)
+    capture.at_positions(positions)
+    return losses, gradient

@@ -5,8 +5,7 @@ of its output arrives as `D` (b, t, o), is projected to `D P_o` (b, t, p), and `
 sample's sketch. No weight takes part in autograd. The graph starts at the outputs of the lowest tracked modules, so
 nothing below them is recorded or walked; nothing of the size of a weight is formed unless exact norms are asked for.
 
-The head is given only the positions that predict a trained token: a pre-hook gathers them from (b, t, h) to (1, m,
-h), and whatever the model does to logits afterwards (scaling, soft caps) still happens in its own code.
+A tracked head is run on chosen positions, a part of them at a time (`head.py`); `at_positions` says which.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spicerack.errors import ModelError
+from spicerack.gradients.head import Head
 from spicerack.gradients.projection import Block, Projection
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ class Positions:
     time: Tensor
     shape: tuple[int, int]
 
+    def __getitem__(self, part: slice) -> Positions:
+        """A run of them."""
+        return Positions(self.sample[part], self.time[part], self.shape)
+
     def gather(self, hidden: Tensor) -> Tensor:
-        """(b, t, h) to (1, m, h)."""
-        return hidden[self.sample, self.time].unsqueeze(0)
+        """(b, t, h) to (m, h)."""
+        return hidden[self.sample, self.time]
 
     def scatter(self, rows: Tensor) -> Tensor:
         """(1, m, h) or (m, h) back to (b, t, h), zero elsewhere."""
@@ -56,14 +60,12 @@ class GradientCapture:
         self.model = model
         self.projection = projection
         self.exact_norms = exact_norms
-        self.head: nn.Module = model.get_output_embeddings()
-        if self.head is None:
-            raise ModelError(f"{type(model).__name__} has no output head; expected a causal language model")
+        self.head = Head(model)
         self.sketches = torch.empty(0)
         self.squared_norms = torch.empty(0)
         self._positions: Positions | None = None
         self._projected_input: tuple[Any, str, Tensor] | None = None
-        self._pending: dict[int, tuple[int, Tensor]] = {}
+        self._partial: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> GradientCapture:
@@ -75,13 +77,13 @@ class GradientCapture:
                 module = self.model.get_submodule(use.module)
                 hook = self._lookup_hook if use.kind == "embedding" else self._linear_hook
                 self._handles.append(module.register_forward_hook(self._bind(hook, index, block, module)))
-        self._handles.append(self.head.register_forward_pre_hook(self._gather_head_input))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._forget()
         self.model.train(self._training)
         for parameter in self._trainable:
             parameter.requires_grad_(True)
@@ -90,20 +92,30 @@ class GradientCapture:
         """Start a batch: clear the sums."""
         samples, device = positions.shape[0], positions.sample.device
         self._positions = positions
-        self._projected_input = None
+        self._forget()
         self.sketches = torch.zeros(samples, self.projection.columns, device=device)
         self.squared_norms = torch.zeros(samples, device=device)
-        self._pending.clear()
+
+    def _forget(self) -> None:
+        """Let go of the batch's graph: its hooks hold this object, so neither would die while it holds a tensor of it."""
+        self._projected_input = None
+        self._partial.clear()
+
+    def at_positions(self, positions: Positions) -> None:
+        """The head is about to be run on these positions."""
+        self._positions = positions
+
+    def finish(self) -> None:
+        """End a batch: add the norms of gradients that came in several parts."""
+        for gradient in self._partial.values():
+            self.squared_norms += gradient.square().sum((1, 2))
+        self._forget()
 
     @staticmethod
     def _bind(
         hook: Callable[..., Tensor | None], index: int, block: Block, module: nn.Module
     ) -> Callable[..., Tensor | None]:
         return lambda _module, inputs, output: hook(index, block, module, inputs[0], output)
-
-    def _gather_head_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert self._positions is not None
-        return (self._positions.gather(inputs[0]), *inputs[1:])
 
     def _linear_hook(
         self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor
@@ -113,7 +125,7 @@ class GradientCapture:
         full = inputs.detach() if self.exact_norms else None
 
         def shaped(tensor: Tensor) -> Tensor:
-            return self._per_sample(tensor, module is self.head, block)
+            return self._per_sample(tensor, module is self.head.module, block)
 
         def on_gradient(gradient: Tensor) -> None:
             out_side = self.projection.out_side(block)
@@ -182,16 +194,13 @@ class GradientCapture:
         self.sketches[:, block.start : block.stop] += product.flatten(1)
 
     def _add_norm(self, index: int, block: Block, left: Tensor, right: Tensor) -> None:
-        """Add the squared norm of the full gradient, once every use of the weight has given its part."""
+        """Add the squared norm of the full gradient; where it comes in parts, keep their sum until the batch ends."""
         product = torch.bmm(left.transpose(1, 2).float(), right.float())
-        uses = len(block.parameter.uses)
-        if uses > 1:
-            seen, total = self._pending.pop(index, (0, torch.zeros_like(product)))
-            product = total + product
-            if seen + 1 < uses:
-                self._pending[index] = (seen + 1, product)
-                return
-        self.squared_norms += product.square().sum((1, 2))
+        uses = block.parameter.uses
+        if len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module:
+            self._partial[index] = self._partial[index] + product if index in self._partial else product
+        else:
+            self.squared_norms += product.square().sum((1, 2))
 
 
 def trained_positions(labels: Tensor) -> tuple[Positions, Tensor]:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spicerack.config import GradientConfig
+from spicerack.config import Choice, GradientConfig
 from spicerack.errors import ConfigurationError, DataError
-from spicerack.models.loading import Choice
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
@@ -116,7 +115,11 @@ class GradientPass:
             device=loaded.device,
             dtype=loaded.model.dtype,
         )
-        self.choices = [*loaded.choices, *self._projection_choices()]
+        self.choices = [
+            Choice("format", pool.format, pool.detection_reason),
+            *loaded.choices,
+            *self._projection_choices(),
+        ]
 
     def _projection_choices(self) -> list[Choice]:
         choices = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.config import ModelConfig
+from spicerack.config import Choice, ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLED_ELEMENTS = 1024  # per parameter, spread over it: enough to tell two trainings of one model apart
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Something decided for the user: what, the value, and why."""
-
-    name: str
-    value: str
-    reason: str
 
 
 @dataclass(frozen=True)

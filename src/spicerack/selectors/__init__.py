@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from spicerack.config import Choice
 from spicerack.errors import ConfigurationError, GradientError
 from spicerack.information.matrix import BoolArray, IntArray
 from spicerack.selectors.base import (
     EXCLUDED_DTYPE,
-    Choice,
     MethodOptions,
     Needs,
     Picks,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from spicerack.config import Choice
 from spicerack.errors import ConfigurationError, UnknownNameError
 from spicerack.information.certificate import Certificate
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
@@ -24,14 +25,6 @@ class MethodOptions(BaseModel):
     """Base of every method's options: frozen, finite numbers, unknown names forbidden."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Choice(NamedTuple):
-    """Something that was chosen automatically: the option, its value, and why."""
-
-    name: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)
