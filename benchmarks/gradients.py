@@ -28,6 +28,7 @@ from spicerack.data.batching import Batch
 from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.projection import Projection
+from spicerack.models.loading import LoadedModel, choose_attention
 from spicerack.models.parameters import tracked_parameters
 
 SHAPES = {
@@ -76,10 +77,14 @@ def spicerack_pass(
     model: LlamaForCausalLM, batch: Batch, dimension: int, which: str = "blocks"
 ) -> Callable[[], object]:
     projection = Projection(tracked_parameters(model, which), dimension=dimension, dtype=model.dtype)
+    own = LoadedModel(model, None, "benchmark", torch.device("cpu"), attention_is_open=True)
 
     def run() -> torch.Tensor:
+        choose_attention(own, batch.input_ids.shape[1])  # as the pass does; the others keep the model's default
         with GradientCapture(model, projection) as capture:
-            return batch_gradients(capture, batch, "mean").rows
+            rows = batch_gradients(capture, batch, "mean").rows
+        model.set_attn_implementation("sdpa")
+        return rows
 
     return run
 

@@ -1,5 +1,8 @@
 """The fast pass equals one backward a sample, torch.func's vmap(grad), and finite differences."""
 
+import gc
+import weakref
+
 import numpy as np
 import peft
 import pytest
@@ -8,6 +11,7 @@ import torch
 from spicerack.data.batching import collate
 from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
+from spicerack.gradients.head import Head
 from spicerack.gradients.projection import Projection
 from spicerack.gradients.reference import reference_gradients, reference_row, sample_loss
 from spicerack.models.parameters import tracked_parameters
@@ -177,6 +181,29 @@ def test_the_model_is_left_as_it_was():
     assert flags == [p.requires_grad for p in model.parameters()]
     assert all(p.grad is None for p in model.parameters())
     assert not model.lm_head._forward_pre_hooks
+
+
+def test_a_batch_leaves_no_graph_behind():
+    """A cycle through autograd's graph is invisible to the garbage collector: one batch's activations would stay."""
+    model = tiny_model("llama")
+    capture = GradientCapture(model, Projection(tracked_parameters(model, "blocks"), dimension=32))
+    with capture:
+        batch_gradients(capture, collate(random_samples([5, 6])), "mean")
+    alive = weakref.ref(capture)
+    del capture
+    gc.collect()
+    assert alive() is None
+
+
+def test_the_head_gives_the_same_in_chunks_of_any_size(monkeypatch):
+    model = tiny_model("gemma2")  # it caps its logits after the head
+    projection = Projection(tracked_parameters(model, "."), dimension=64)
+    samples = random_samples(RAGGED)
+    whole = fast_rows(model, projection, samples)
+    monkeypatch.setattr(Head, "chunks", lambda _, count: (slice(i, min(i + 7, count)) for i in range(0, count, 7)))
+    parts = fast_rows(model, projection, samples)
+    assert_close(parts.rows, whole.rows)
+    assert_close(parts.loss_sum, whole.loss_sum)
 
 
 def test_no_graph_below_the_lowest_tracked_layer():

@@ -83,5 +83,6 @@ def test_a_dimension_of_none_keeps_the_gradient_exact():
 def test_the_chosen_sketch_has_room_for_the_dimension(dimension):
     tracked = parameters(*[(256, 192)] * 6)
     projection = Projection(tracked, dimension=dimension)
-    assert projection.columns >= 8 * dimension
+    assert projection.columns >= dimension
+    assert projection.sketch == 16 or 4 * projection.sketch**2 * 6 // 16 < dimension
     assert projection.dimension == dimension

@@ -8,7 +8,7 @@ import torch
 
 from spicerack.config import ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
-from spicerack.models.loading import choose_device, choose_dtype, load_model, load_tokenizer
+from spicerack.models.loading import choose_attention, choose_device, choose_dtype, load_model, load_tokenizer
 from spicerack.testing import tiny_model, tiny_tokenizer
 
 
@@ -94,6 +94,20 @@ def test_a_tokenizer_that_is_not_there(tmp_path):
 def test_an_unknown_device_is_refused():
     with pytest.raises(ConfigurationError, match="cuda:99"):
         choose_device("cuda:99")
+
+
+def test_attention_is_chosen_only_where_nobody_named_one(folder):
+    chosen = choose_attention(load_model(folder, ModelConfig(dtype="bfloat16", device="cpu")), 100)
+    assert chosen is not None
+    assert (chosen.name, chosen.value) == ("attn_implementation", "eager")
+    for options, longest in [
+        ({"dtype": "bfloat16", "attn_implementation": "sdpa"}, 100),
+        ({"dtype": "float32"}, 100),
+        ({"dtype": "bfloat16"}, 5000),
+    ]:
+        loaded = load_model(folder, ModelConfig(device="cpu", **options))
+        assert choose_attention(loaded, longest) is None
+        assert loaded.model.config._attn_implementation == "sdpa"
 
 
 def test_a_stated_dtype_is_kept():

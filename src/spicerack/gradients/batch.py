@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from spicerack.gradients.capture import GradientCapture, Positions, trained_positions
-from spicerack.gradients.loss import Reduction, TokenLosses, token_weights
+from spicerack.gradients.loss import Reduction, losses_and_gradient, token_weights
 
 if TYPE_CHECKING:
     from spicerack.data.batching import Batch
 
-FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
-
 
 @dataclass(frozen=True)
 class BatchGradients:
-    """What one batch gives, row by row: projected gradients (b, k), losses and norms (b,), float32."""
+    """What one batch gives, row by row: projected gradients (b, k), losses and norms (b,), float32.
+
+    `directions` (b, k) are the Adam-form rows, None unless the capture has moments.
+    """
 
     rows: Tensor
+    directions: Tensor | None
     loss_sum: Tensor
     trained: Tensor
     gradient_norm: Tensor
@@ -38,7 +40,7 @@ def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction
     positions, targets = trained_positions(batch.labels)
     trained = torch.bincount(positions.sample, minlength=len(batch.labels))
     weights = token_weights(positions.sample, trained, reduction)
-    scale = FLOAT16_LOSS_SCALE if capture.model.dtype == torch.float16 else 1.0
+    scale = capture.loss_scale
     capture.begin(positions)
     with torch.enable_grad():
         hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask))
@@ -49,7 +51,8 @@ def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction
     loss_sum = torch.zeros(len(trained), device=losses.device).index_add_(0, positions.sample, losses)
     rows = capture.projection.fold(capture.sketches).div_(scale)
     norms = capture.squared_norms.sqrt() / scale if capture.exact_norms else rows.norm(dim=1)
-    return BatchGradients(rows, loss_sum, trained, norms)
+    directions = capture.projection.fold(capture.directions) if capture.moments is not None else None
+    return BatchGradients(rows, directions, loss_sum, trained, norms)
 
 
 def _through_head(
@@ -61,7 +64,8 @@ def _through_head(
     for part in capture.head.chunks(len(hidden)):
         capture.at_positions(positions[part])
         states = hidden[part].requires_grad_(True)
-        total, losses[part] = TokenLosses.apply(capture.head.logits(states), targets[part], weights[part])  # type: ignore[no-untyped-call]
-        (gradient[part],) = torch.autograd.grad(total, states)
+        logits = capture.head.logits(states)
+        losses[part], by_logits = losses_and_gradient(logits.detach(), targets[part], weights[part])
+        (gradient[part],) = torch.autograd.grad(logits, states, by_logits)
     capture.at_positions(positions)
     return losses, gradient

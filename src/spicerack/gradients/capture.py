@@ -24,6 +24,11 @@ from spicerack.gradients.projection import Block, Projection
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from spicerack.gradients.optimizers import AdamMoments
+
+FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
+WHOLE_ELEMENTS = 1 << 25  # elements of the full gradients formed at a time: 128 MB
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -55,18 +60,38 @@ class GradientCapture:
     was.
     """
 
-    def __init__(self, model: PreTrainedModel, projection: Projection, *, exact_norms: bool = False) -> None:
-        """Prepare the hooks; `exact_norms` also forms each sample's full gradients, one weight at a time."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        projection: Projection,
+        *,
+        exact_norms: bool = False,
+        moments: AdamMoments | None = None,
+    ) -> None:
+        """Prepare the hooks.
+
+        Args:
+            model: the model, on its device.
+            projection: of the tracked weights, on the same device.
+            exact_norms: also form each sample's full gradients, one weight at a time, for their norms.
+            moments: also sketch the direction that Adam would make of each sample's gradient; forms them too.
+        """
         self.model = model
         self.projection = projection
         self.exact_norms = exact_norms
+        self.moments = moments
+        self.loss_scale = FLOAT16_LOSS_SCALE if model.dtype == torch.float16 else 1.0
         self.head = Head(model)
-        self.sketches = torch.empty(0)
+        self.sketches = self.directions = torch.empty(0)
         self.squared_norms = torch.empty(0)
         self._positions: Positions | None = None
         self._projected_input: tuple[Any, str, Tensor] | None = None
         self._partial: dict[int, Tensor] = {}
         self._handles: list[Any] = []
+
+    @property
+    def _forms_whole(self) -> bool:
+        return self.exact_norms or self.moments is not None
 
     def __enter__(self) -> GradientCapture:
         self._training = self.model.training
@@ -94,10 +119,11 @@ class GradientCapture:
         self._positions = positions
         self._forget()
         self.sketches = torch.zeros(samples, self.projection.columns, device=device)
+        self.directions = torch.zeros_like(self.sketches) if self.moments is not None else torch.empty(0)
         self.squared_norms = torch.zeros(samples, device=device)
 
     def _forget(self) -> None:
-        """Let go of the batch's graph: its hooks hold this object, so neither would die while it holds a tensor of it."""
+        """Let go of the batch's graph: its hooks hold this object, so while this holds it, neither ever dies."""
         self._projected_input = None
         self._partial.clear()
 
@@ -106,9 +132,9 @@ class GradientCapture:
         self._positions = positions
 
     def finish(self) -> None:
-        """End a batch: add the norms of gradients that came in several parts."""
-        for gradient in self._partial.values():
-            self.squared_norms += gradient.square().sum((1, 2))
+        """End a batch: use the gradients that came in several parts."""
+        for index, gradients in self._partial.items():
+            self._use_whole(self.projection.blocks[index], slice(None), gradients)
         self._forget()
 
     @staticmethod
@@ -122,7 +148,7 @@ class GradientCapture:
     ) -> Tensor | None:
         """Keep the projected input; when the output's gradient arrives, project it and multiply."""
         kept = self._shared_input(block, inputs)
-        full = inputs.detach() if self.exact_norms else None
+        full = inputs.detach() if self._forms_whole else None
 
         def shaped(tensor: Tensor) -> Tensor:
             return self._per_sample(tensor, module is self.head.module, block)
@@ -132,7 +158,7 @@ class GradientCapture:
             left = gradient if out_side is None else gradient @ out_side
             self._add(block, shaped(left), shaped(kept))
             if full is not None:
-                self._add_norm(index, block, shaped(gradient), shaped(full))
+                self._add_whole(index, block, shaped(gradient), shaped(full))
 
         return self._watch(output, on_gradient)
 
@@ -151,8 +177,8 @@ class GradientCapture:
             in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
             right = gradient if in_side is None else gradient @ in_side
             self._add(block, one_hot(gradient) if out_side is None else out_side[inputs], right)
-            if self.exact_norms:
-                self._add_norm(index, block, one_hot(gradient), gradient)
+            if self._forms_whole:
+                self._add_whole(index, block, one_hot(gradient), gradient)
 
         return self._watch(output, on_gradient)
 
@@ -193,14 +219,25 @@ class GradientCapture:
         product = torch.bmm(left.transpose(1, 2).float(), right.float())
         self.sketches[:, block.start : block.stop] += product.flatten(1)
 
-    def _add_norm(self, index: int, block: Block, left: Tensor, right: Tensor) -> None:
-        """Add the squared norm of the full gradient; where it comes in parts, keep their sum until the batch ends."""
-        product = torch.bmm(left.transpose(1, 2).float(), right.float())
+    def _add_whole(self, index: int, block: Block, left: Tensor, right: Tensor) -> None:
+        """Form full gradients, some samples at a time; those that come in parts are summed until the batch ends."""
         uses = block.parameter.uses
         if len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module:
+            product = torch.bmm(left.transpose(1, 2).float(), right.float())
             self._partial[index] = self._partial[index] + product if index in self._partial else product
-        else:
-            self.squared_norms += product.square().sum((1, 2))
+            return
+        at_once = max(1, WHOLE_ELEMENTS // block.parameter.size)
+        for start in range(0, len(left), at_once):
+            rows = slice(start, start + at_once)
+            self._use_whole(block, rows, torch.bmm(left[rows].transpose(1, 2).float(), right[rows].float()))
+
+    def _use_whole(self, block: Block, rows: slice, gradients: Tensor) -> None:
+        """What only full gradients (r, o, i) can give: exact norms, and the optimizer's direction."""
+        if self.exact_norms:
+            self.squared_norms[rows] += gradients.square().sum((1, 2))
+        if self.moments is not None:
+            direction = self.moments.direction(block.parameter, gradients / self.loss_scale)
+            self.directions[rows, block.start : block.stop] = self.projection.sketch_matrix(block, direction)
 
 
 def trained_positions(labels: Tensor) -> tuple[Positions, Tensor]:

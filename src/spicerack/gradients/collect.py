@@ -17,6 +17,7 @@ import numpy as np
 
 from spicerack.config import Choice, GradientConfig
 from spicerack.errors import ConfigurationError, DataError
+from spicerack.models.loading import choose_attention
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
@@ -106,6 +107,7 @@ class GradientPass:
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.survey = survey(pool, labeler, progress)
+        attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.parameters = tracked_parameters(loaded.model, config.parameters)
         self.projection: Projection = Projection(
             self.parameters,
@@ -118,6 +120,7 @@ class GradientPass:
         self.choices = [
             Choice("format", pool.format, pool.detection_reason),
             *loaded.choices,
+            *([attention] if attention else []),
             *self._projection_choices(),
         ]
 

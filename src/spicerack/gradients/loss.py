@@ -7,7 +7,7 @@ trainer that averages over the accumulated batch's tokens (TRL, LLaMA-Factory, A
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -15,32 +15,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
+CACHED_ELEMENTS = 1 << 19  # on a CPU, float32 temporaries of 2 MB at a time: they never leave its cache
 
 
-class TokenLosses(torch.autograd.Function):
-    """Cross-entropy of each row of logits, summed with weights; float32 inside, whatever the logits' type.
+def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row of logits, and the gradient of their weighted sum by the logits.
 
-    The gradient, `weight * (softmax - onehot)`, is formed in the forward, in the place of the softmax.
+    `weight * (softmax - onehot)` from one softmax, float32 inside whatever the logits' type. The softmax gives the
+    normalizer too: at the largest logit its value is far from underflow, and `logsumexp = largest - log(value there)`.
+
+    Args:
+        logits: (m, vocabulary), without a graph.
+        targets: (m,) token ids.
+        weights: (m,) float32.
+
+    Returns:
+        Losses (m,) float32, and the gradient (m, vocabulary) in the logits' type.
     """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum () and losses (tokens,) of logits (tokens, vocabulary)."""
-        work = logits.float()
-        index = targets[:, None]
-        log_normalizer = torch.logsumexp(work, 1, keepdim=True)
-        losses = (log_normalizer - work.gather(1, index)).squeeze(1)
-        work = work.sub_(log_normalizer) if work.dtype != logits.dtype else work - log_normalizer
-        work.exp_().scatter_add_(1, index, torch.full_like(index, -1, dtype=torch.float32)).mul_(weights[:, None])
-        ctx.save_for_backward(work.to(logits.dtype))
-        ctx.mark_non_differentiable(losses)
-        return (losses * weights).sum(), losses
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient formed in the forward, times the upstream scalar."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None
+    losses = torch.empty(len(logits), device=logits.device)
+    gradient = torch.empty_like(logits)
+    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    for start in range(0, len(logits), rows):
+        part = slice(start, start + rows)
+        index = targets[part, None]
+        softmax = torch.softmax(logits[part], 1, dtype=torch.float32)
+        largest, place = logits[part].max(1, keepdim=True)
+        normalizer = largest.float() - softmax.gather(1, place).log()
+        losses[part] = (normalizer - logits[part].gather(1, index).float()).squeeze(1)
+        softmax.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
+        torch.mul(softmax, weights[part, None], out=gradient[part])
+    return losses, gradient
 
 
 def token_weights(samples: Tensor, trained: Tensor, reduction: Reduction) -> Tensor:

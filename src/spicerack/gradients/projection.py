@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 SMALLEST_SKETCH = 16
-OVERSAMPLING = 8  # sketch columns for each of the k final ones, when the sketch size is chosen for the user
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Projection:
         Args:
             parameters: the tracked weights, in a fixed order.
             dimension: k >= 1; None keeps the exact gradient, k = p. Never more than the sketch has columns.
-            sketch: side p of the per-weight sketch; None: the smallest power of two from 16 with 8 k columns in all.
+            sketch: side p of the per-weight sketch; None: the smallest power of two from 16 with k columns in all.
             seed: any non-negative integer; equal seeds give equal matrices everywhere.
             device: where the matrices live.
             dtype: of the side matrices (the model's); default float32.
@@ -99,7 +98,7 @@ class Projection:
         if sketch is not None:
             return sketch
         side = SMALLEST_SKETCH
-        while side < longest and _columns(parameters, side) < OVERSAMPLING * dimension:
+        while side < longest and _columns(parameters, side) < dimension:
             side *= 2
         return side
 
@@ -150,10 +149,10 @@ class Projection:
         return (sketches[:, order] * signs).view(len(sketches), layers, self.dimension).sum(1)
 
     def sketch_matrix(self, block: Block, gradient: torch.Tensor) -> torch.Tensor:
-        """Sketch one weight's full gradient (o, i): `P_o^T gradient P_i`, flattened. The slow way, for the truth."""
+        """Sketch a weight's full gradients (..., o, i): `P_o^T gradient P_i`, flattened to (..., p_o p_i)."""
         out_side, in_side = self.out_side(block), self.in_side(block)
-        left = gradient if out_side is None else out_side.to(gradient.dtype).T @ gradient
-        return (left if in_side is None else left @ in_side.to(gradient.dtype)).reshape(-1)
+        right = gradient if in_side is None else gradient @ in_side.to(gradient.dtype)
+        return (right if out_side is None else out_side.to(gradient.dtype).T @ right).flatten(-2)
 
     def settings(self) -> dict[str, int | str]:
         """What fixes the projection, for the store's manifest."""
