@@ -83,7 +83,7 @@ class GradientConfig(Section):
         None, description="sides of the per-layer sketch; None: chosen from k"
     )
     projection_seed: Annotated[int, Field(ge=0)] = Field(0, description="stores to be compared need the same one")
-    reduction: Literal["mean", "sum"] = Field("mean", description="loss of a sample: over its trained tokens")
+    reduction: Literal["mean", "sum"] = Field("mean", description="a sample's loss, over its trained tokens")
     gradient_norm: Literal["estimate", "exact"] = Field(
         "estimate", description="from the sketch, or of the whole gradient"
     )

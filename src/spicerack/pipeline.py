@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from spicerack.gradients.collect import GradientPass, Progress, Survey
+    from spicerack.gradients.cost import Cost
     from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
 
@@ -23,13 +24,17 @@ GRADIENT_SECTIONS = ("data", "model", "labels", "gradients")
 
 @dataclass(frozen=True)
 class Run:
-    """What a whole run leaves: the pool's counts, the store, the selection, and the files by name."""
+    """What a whole run leaves: store, selection, files by name, the pool's counts, and what the pass cost.
+
+    The cost is None where the store was whole already. Its file, `cost.json`, is the one that two runs do not share.
+    """
 
     output_dir: Path
     store: GradientStore
     selection: Selection
     files: dict[str, Path]
     survey: Survey
+    cost: Cost | None
 
 
 def collect_gradients(
@@ -126,6 +131,7 @@ def run(
     from spicerack.export.rows import write_selection
     from spicerack.selectors import get_selector, parse_budget, select
     from spicerack.selectors.base import read_options
+    from spicerack.store.files import write_json
 
     if isinstance(config, str | Path):
         config = load_config(config)
@@ -142,7 +148,10 @@ def run(
     files = write_selection(
         output_dir, gradient_pass.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
     )
-    return Run(output_dir, store, selection, files, gradient_pass.survey)
+    if gradient_pass.cost is not None:  # a run that found its store whole leaves the cost of the one that made it
+        files["cost.json"] = output_dir / "cost.json"
+        write_json(files["cost.json"], gradient_pass.cost.summary())
+    return Run(output_dir, store, selection, files, gradient_pass.survey, gradient_pass.cost)
 
 
 def select_from_store(

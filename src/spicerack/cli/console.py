@@ -17,6 +17,7 @@ from spicerack.config import Choice
 if TYPE_CHECKING:
     from spicerack.gradients.collect import Progress as Callback
     from spicerack.gradients.collect import Survey
+    from spicerack.gradients.cost import Cost
 
 console = Console(highlight=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 10.0  # where no terminal is, a line now and then instead of a bar
@@ -40,6 +41,20 @@ def print_survey(survey: Survey) -> None:
         console.print(
             f"  {counts['without_trained_tokens']:,} rows have no trained token and cannot be selected", markup=False
         )
+
+
+def print_cost(cost: Cost | None) -> None:
+    """What the gradient pass took, beside what the device can do."""
+    if cost is None:
+        console.print("gradients: the store was complete already")
+        return
+    share = cost.summary()["share_of_peak"]
+    speed = f"{cost.tokens / cost.seconds:,.0f} tokens/s"
+    console.print(
+        f"gradients: {cost.tokens:,} tokens in {cost.seconds:.0f} s, {speed}, {cost.flops:.2e} operations, "
+        f"{share:.0%} of the device's measured peak",
+        markup=False,
+    )
 
 
 def print_files(files: Mapping[str, Path]) -> None:

@@ -26,7 +26,7 @@ def gradients(
 ) -> None:
     """Take every sample's projected gradient into a store; run again after an interruption to go on."""
     from spicerack import pipeline
-    from spicerack.cli.console import console, print_choices, print_survey, progress_display
+    from spicerack.cli.console import console, print_choices, print_cost, print_survey, progress_display
     from spicerack.config import RunConfig, with_options
 
     config = with_options(RunConfig(), {**options, "pool": pool}, sections=pipeline.GRADIENT_SECTIONS)
@@ -35,5 +35,6 @@ def gradients(
         gradient_pass = pipeline.plan_pass(config, progress=progress)
         store = gradient_pass.run(output)
     print_survey(gradient_pass.survey)
+    print_cost(gradient_pass.cost)
     print_choices(gradient_pass.choices)
     console.print(f"{store.n:,} rows of {store.k:,} in {output}", style="bold", markup=False)

@@ -55,7 +55,9 @@ def _parameter(section: str, name: str) -> inspect.Parameter:
     if kind is bool:
         flags = [f"{flag}/--no-{flag[2:]}"]
     shown = "" if field.default is None else f"(default: {field.default})"
-    text = " ".join(part for part in (field.description, " | ".join(_literals(field.annotation)), shown) if part)
+    choices = " | ".join(_literals(field.annotation))
+    described = ": ".join(part for part in (field.description, choices) if part)
+    text = " ".join(part for part in (described, shown) if part)
     option = typer.Option(*flags, help=text, rich_help_panel=section.capitalize(), show_default=False)
     return inspect.Parameter(
         name,

@@ -61,10 +61,11 @@ def _quoted(text: str) -> str:
 
 def report(done: Run) -> None:
     """Print the pool's counts, what was chosen for the user, how it went, and where the files are."""
-    from spicerack.cli.console import console, print_files, print_survey
+    from spicerack.cli.console import console, print_cost, print_files, print_survey
     from spicerack.cli.select import report_selection
 
     print_survey(done.survey)
+    print_cost(done.cost)
     report_selection(done.selection)
     console.print("[bold]files[/bold]")
     print_files(done.files)

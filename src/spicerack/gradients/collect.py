@@ -7,16 +7,18 @@ differentiated, and written (in another thread). A shard depends on its rows and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from spicerack.config import Choice, GradientConfig
 from spicerack.errors import ConfigurationError, DataError
+from spicerack.gradients.cost import Cost, counted, measure_peak
 from spicerack.models.loading import choose_attention
 
 if TYPE_CHECKING:
@@ -106,6 +108,8 @@ class GradientPass:
 
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
+        self.cost: Cost | None = None  # of `run`, if it had anything to do
+        self._flops_per_token = 0.0
         self.survey = survey(pool, labeler, progress)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.parameters = tracked_parameters(loaded.model, config.parameters)
@@ -199,7 +203,10 @@ class GradientPass:
         from spicerack.gradients.capture import GradientCapture
 
         missing = writer.missing()
+        if not missing:
+            return
         done = {"rows": 0, "tokens": 0}
+        started = time.perf_counter()
         total = int(sum(self.survey.tokens[s.start : s.stop].sum() for s in missing))
         exact = self.config.gradient_norm == "exact"
         with (
@@ -207,10 +214,9 @@ class GradientPass:
             ThreadPoolExecutor(1, "write") as writing,
             GradientCapture(self.loaded.model, self.projection, exact_norms=exact) as capture,
         ):
-            ahead = encoder.submit(self._encode, missing[0]) if missing else None
+            ahead = encoder.submit(self._encode, missing[0])
             written: Future[None] | None = None
             for index, shard in enumerate(missing):
-                assert ahead is not None
                 encoded = ahead.result()
                 if index + 1 < len(missing):
                     ahead = encoder.submit(self._encode, missing[index + 1])
@@ -220,6 +226,9 @@ class GradientPass:
                 written = writing.submit(writer.write, shard, rows, table)
             if written is not None:
                 written.result()
+        seconds = time.perf_counter() - started
+        flops = self._flops_per_token * done["tokens"]
+        self.cost = Cost(done["tokens"], seconds, flops, measure_peak(self.loaded.device, self.loaded.model.dtype))
 
     def _encode(self, shard: Shard) -> list[Encoded]:
         return [self._encode_row(i) for i in range(shard.start, shard.stop)]
@@ -246,7 +255,7 @@ class GradientPass:
         trained = self.survey.trained_tokens[part]
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
         for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
-            result = self.batch(capture, [encoded[i] for i in members], tokens_per_batch)
+            result = self._metered(capture, [encoded[i] for i in members], tokens_per_batch)
             rows[members] = result.rows.cpu().numpy()
             loss_sum[members] = result.loss_sum.cpu().numpy()
             norm[members] = result.gradient_norm.cpu().numpy()
@@ -265,6 +274,14 @@ class GradientPass:
             "gradient_norm": norm,
         }
         return rows, table
+
+    def _metered(self, capture: GradientCapture, samples: list[Encoded], tokens_per_batch: int) -> BatchGradients:
+        """One batch; the operations of the first one are counted."""
+        if self._flops_per_token:
+            return self.batch(capture, samples, tokens_per_batch)
+        result, flops = counted(lambda: self.batch(capture, samples, tokens_per_batch))
+        self._flops_per_token = flops / sum(len(sample.input_ids) for sample in samples)
+        return cast("BatchGradients", result)
 
     def sample_batches(self, count: int) -> tuple[list[list[Encoded]], int]:
         """`count` batches of the plan, from the shortest to the longest, to time or to probe with."""
