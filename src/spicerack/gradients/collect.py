@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spicerack.config import Choice, GradientConfig
 from spicerack.errors import ConfigurationError, DataError
-from spicerack.gradients.cost import Cost, counted, measure_peak
+from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.models.loading import choose_attention
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ class GradientPass:
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.cost: Cost | None = None  # of `run`, if it had anything to do
-        self._flops_per_token = 0.0
         self.survey = survey(pool, labeler, progress)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.parameters = tracked_parameters(loaded.model, config.parameters)
@@ -226,8 +225,8 @@ class GradientPass:
                 written = writing.submit(writer.write, shard, rows, table)
             if written is not None:
                 written.result()
-        seconds = time.perf_counter() - started
-        flops = self._flops_per_token * done["tokens"]
+            seconds = time.perf_counter() - started
+            flops = self._flops_per_token(capture, tokens_per_batch) * done["tokens"]
         self.cost = Cost(done["tokens"], seconds, flops, measure_peak(self.loaded.device, self.loaded.model.dtype))
 
     def _encode(self, shard: Shard) -> list[Encoded]:
@@ -255,7 +254,7 @@ class GradientPass:
         trained = self.survey.trained_tokens[part]
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
         for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
-            result = self._metered(capture, [encoded[i] for i in members], tokens_per_batch)
+            result = self.batch(capture, [encoded[i] for i in members], tokens_per_batch)
             rows[members] = result.rows.cpu().numpy()
             loss_sum[members] = result.loss_sum.cpu().numpy()
             norm[members] = result.gradient_norm.cpu().numpy()
@@ -275,13 +274,12 @@ class GradientPass:
         }
         return rows, table
 
-    def _metered(self, capture: GradientCapture, samples: list[Encoded], tokens_per_batch: int) -> BatchGradients:
-        """One batch; the operations of the first one are counted."""
-        if self._flops_per_token:
-            return self.batch(capture, samples, tokens_per_batch)
-        result, flops = counted(lambda: self.batch(capture, samples, tokens_per_batch))
-        self._flops_per_token = flops / sum(len(sample.input_ids) for sample in samples)
-        return cast("BatchGradients", result)
+    def _flops_per_token(self, capture: GradientCapture, tokens_per_batch: int) -> float:
+        """Counted on one sample of middling length, apart from the work: the counter changes which kernels run."""
+        trained = np.flatnonzero(self.survey.trained_tokens > 0)
+        middle = trained[np.argsort(self.survey.tokens[trained], kind="stable")[len(trained) // 2]]
+        flops = count_flops(lambda: self.batch(capture, [self._encode_row(int(middle))], tokens_per_batch))
+        return flops / float(self.survey.tokens[middle])
 
     def sample_batches(self, count: int) -> tuple[list[list[Encoded]], int]:
         """`count` batches of the plan, from the shortest to the longest, to time or to probe with."""

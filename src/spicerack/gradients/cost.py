@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         tokens: differentiated, pads not counted.
         seconds: wall clock of the pass, from the first batch to the last write.
-        flops: floating-point operations, extrapolated by tokens from the first batch, where they are counted.
+        flops: floating-point operations, extrapolated by tokens from one sample of middling length.
         peak_flops: a second, measured as a large matrix product in the same dtype on the same device.
     """
 
@@ -42,13 +42,13 @@ class Cost:
         }
 
 
-def counted(work: Callable[[], Any]) -> tuple[Any, int]:
-    """Run `work` and count its floating-point operations (matrix products and attention, as torch counts them)."""
+def count_flops(work: Callable[[], Any]) -> int:
+    """Floating-point operations of `work`: matrix products and attention, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        result = work()
-    return result, int(counter.get_total_flops())
+        work()
+    return int(counter.get_total_flops())
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
