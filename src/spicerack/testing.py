@@ -42,6 +42,8 @@ _GEMMA2 = {
     "sliding_window": 8,
 }
 
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "head_dim": 4}
+
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**_SHAPE, "tie_word_embeddings": False}),
     "llama-tied": ("Llama", {**_SHAPE, "tie_word_embeddings": True}),
@@ -55,6 +57,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPT", _OPT),
     "phi": ("Phi", _SHAPE),
     "phi3": ("Phi3", {**_SHAPE, "pad_token_id": 0}),
+    "qwen3-moe": ("Qwen3Moe", {**_SHAPE, **_EXPERTS}),
+    "mixtral": ("Mixtral", {**_SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt-oss": ("GptOss", {**_SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4}),
 }
 
 

@@ -123,6 +123,22 @@ def test_subsets_of_the_parameters(which):
     assert_close(fast_rows(model, projection, samples).rows, truth)
 
 
+def test_experts_share_columns_without_bias():
+    """Averaged over seeds, inner products of sketches that all experts add to are those of the whole gradients."""
+    model = tiny_model("qwen3-moe")
+    parameters = tracked_parameters(model, r"experts")
+    samples = random_samples([12, 9, 10])
+    exact = fast_rows(model, Projection(parameters, dimension=None), samples).rows
+    truth = exact @ exact.T
+    products = []
+    for seed in range(300):
+        rows = fast_rows(model, Projection(parameters, dimension=48, sketch=6, seed=seed), samples).rows
+        products.append(rows @ rows.T)
+    estimates = torch.stack(products)
+    error = (estimates.mean(0) - truth).abs() / estimates.std(0)
+    assert error.max() < 4 / 300**0.5
+
+
 def test_lora_gradients_ignore_dropout_and_equal_the_reference():
     lora = peft.LoraConfig(
         r=3, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", lora_dropout=0.5, init_lora_weights=False
@@ -145,7 +161,7 @@ def test_half_precision_points_the_same_way(dtype):
     assert torch.nn.functional.cosine_similarity(full, half).min() > 0.99
 
 
-@pytest.mark.parametrize("architecture", ["llama-tied", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama-tied", "gpt2", "qwen3-moe", "gpt-oss"])
 @pytest.mark.parametrize("which", ["blocks", "."])
 def test_exact_norms_are_the_norms_of_whole_gradients(architecture, which):
     model = tiny_model(architecture)

@@ -7,7 +7,7 @@ from spicerack.errors import ModelError
 from spicerack.models.parameters import tracked_parameters
 from spicerack.testing import ARCHITECTURES, tiny_model
 
-PER_BLOCK = {"gpt2": 4, "gpt-neox": 4, "opt": 6, "phi": 6, "phi3": 4}
+PER_BLOCK = {"gpt2": 4, "gpt-neox": 4, "opt": 6, "phi": 6, "phi3": 4, "qwen3-moe": 6, "mixtral": 6, "gpt-oss": 6}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -17,7 +17,8 @@ def test_blocks_are_every_linear_weight_of_the_blocks(architecture):
     assert len(tracked) == 2 * PER_BLOCK.get(architecture, 7)
     for parameter in tracked:
         shape = tuple(model.get_parameter(parameter.name).shape)
-        assert shape == (parameter.out_features, parameter.in_features)[:: -1 if parameter.transposed else 1]
+        assert shape[-2:] == (parameter.out_features, parameter.in_features)[:: -1 if parameter.transposed else 1]
+        assert shape[:-2] == ((parameter.experts,) if parameter.experts > 1 else ())
     assert not any("lm_head" in p.name or "embed" in p.name for p in tracked)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spicerack.errors import ModelError
+from spicerack.gradients.experts import by_sample, replace_forward
 from spicerack.gradients.head import Head
 from spicerack.gradients.projection import Block, Projection
 
@@ -88,6 +89,9 @@ class GradientCapture:
         self._projected_input: tuple[Any, str, Tensor] | None = None
         self._partial: dict[int, Tensor] = {}
         self._handles: list[Any] = []
+        self._restore: list[Callable[[], None]] = []
+        if moments is not None and any(block.parameter.experts > 1 for block in projection.blocks):
+            raise ModelError("Adam-form rows of fused experts are not supported; leave the experts out with parameters")
 
     @property
     def _forms_whole(self) -> bool:
@@ -97,17 +101,27 @@ class GradientCapture:
         self._training = self.model.training
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.model.eval().requires_grad_(False)
+        experts: dict[str, dict[str, Block]] = {}
         for index, block in enumerate(self.projection.blocks):
             for use in block.parameter.uses:
                 module = self.model.get_submodule(use.module)
+                if use.kind == "experts":
+                    experts.setdefault(use.module, {})[block.parameter.name.rpartition(".")[2]] = block
+                    continue
                 hook = self._lookup_hook if use.kind == "embedding" else self._linear_hook
                 self._handles.append(module.register_forward_hook(self._bind(hook, index, block, module)))
+        self._restore = [
+            replace_forward(self.model.get_submodule(name), blocks, self._watch_expert)
+            for name, blocks in experts.items()
+        ]
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for restore in self._restore:
+            restore()
         self._forget()
         self.model.train(self._training)
         for parameter in self._trainable:
@@ -181,6 +195,30 @@ class GradientCapture:
                 self._add_whole(index, block, one_hot(gradient), gradient)
 
         return self._watch(output, on_gradient)
+
+    def _watch_expert(self, block: Block, expert: int, token: Tensor, inputs: Tensor, output: Tensor) -> Tensor:
+        """One expert's product on the tokens (r,) that were routed to it; its gradient is told apart by sample."""
+        assert self._positions is not None
+        samples, length = self._positions.shape
+        sample = token // length
+        in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
+        signs = self.projection.expert_signs(block)
+        kept = inputs.detach() if in_side is None else inputs.detach() @ in_side
+        full = inputs.detach() if self.exact_norms else None
+
+        def on_gradient(gradient: Tensor) -> None:
+            left, right = gradient if out_side is None else gradient @ out_side, kept
+            if signs is not None:
+                left, right = left * signs[0][expert], right * signs[1][expert]
+            left, right = by_sample(sample, samples, left, right)
+            product = torch.bmm(left.transpose(1, 2).float(), right.float())
+            self.sketches[:, block.columns(expert)] += product.flatten(1)
+            if full is not None:
+                left, right = by_sample(sample, samples, gradient, full)
+                self.squared_norms += torch.bmm(left.transpose(1, 2).float(), right.float()).square().sum((1, 2))
+
+        started = self._watch(output, on_gradient)
+        return output if started is None else started
 
     @staticmethod
     def _watch(output: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor | None:

@@ -38,11 +38,18 @@ class Block:
     start: int
     out_sketch: int
     in_sketch: int
+    copies: int = 1  # of the sketch side by side: one for each expert where gradients are kept exact
 
     @property
     def stop(self) -> int:
         """One past the last column."""
-        return self.start + self.out_sketch * self.in_sketch
+        return self.start + self.copies * self.out_sketch * self.in_sketch
+
+    def columns(self, expert: int = 0) -> slice:
+        """Columns that a weight, or one expert of a fused one, adds to: experts share them unless they have copies."""
+        size = self.out_sketch * self.in_sketch
+        first = self.start + (expert if self.copies > 1 else 0) * size
+        return slice(first, first + size)
 
     @property
     def in_key(self) -> str:
@@ -83,7 +90,7 @@ class Projection:
 
         self.seed = seed
         self.sketch = self._choose_sketch(parameters, dimension, sketch)
-        self.blocks = tuple(self._lay_out(parameters, self.sketch))
+        self.blocks = tuple(self._lay_out(parameters, self.sketch, exact=dimension is None))
         self.columns = self.blocks[-1].stop
         self.dimension = self.columns if dimension is None else min(dimension, self.columns)
         self._device, self._dtype = torch.device(device), dtype or torch.float32
@@ -103,10 +110,11 @@ class Projection:
         return side
 
     @staticmethod
-    def _lay_out(parameters: Sequence[TrackedParameter], sketch: int) -> list[Block]:
+    def _lay_out(parameters: Sequence[TrackedParameter], sketch: int, *, exact: bool) -> list[Block]:
         blocks, start = [], 0
         for parameter in parameters:
-            block = Block(parameter, start, min(sketch, parameter.out_features), min(sketch, parameter.in_features))
+            sides = min(sketch, parameter.out_features), min(sketch, parameter.in_features)
+            block = Block(parameter, start, *sides, copies=parameter.experts if exact else 1)
             blocks.append(block)
             start = block.stop
         return blocks
@@ -148,11 +156,41 @@ class Projection:
         layers = len(order) // self.dimension
         return (sketches[:, order] * signs).view(len(sketches), layers, self.dimension).sum(1)
 
+    def expert_signs(self, block: Block) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Signs (experts, p_o) and (experts, p_i) that let experts share columns; None where they need not.
+
+        An expert's sketch S becomes `diag(s) S diag(t)`: the sum over the experts keeps inner products unbiased, since
+        products of two experts' signs vanish on average, and a block of 128 experts costs no more columns than one.
+        """
+        import torch
+
+        if block.parameter.experts == 1 or block.copies > 1:
+            return None
+        sides = []
+        for side, width in (("out", block.out_sketch), ("in", block.in_sketch)):
+            key = (f"expert:{side}:{block.parameter.name}", block.parameter.experts, width)
+            if key not in self._sides:
+                signs = _signs(self.seed, key[0], key[1] * width).reshape(key[1], width)
+                self._sides[key] = torch.from_numpy(signs).to(self._device, self._dtype)
+            sides.append(self._sides[key])
+        return sides[0], sides[1]
+
     def sketch_matrix(self, block: Block, gradient: torch.Tensor) -> torch.Tensor:
-        """Sketch a weight's full gradients (..., o, i): `P_o^T gradient P_i`, flattened to (..., p_o p_i)."""
+        """Sketch full gradients: `P_o^T gradient P_i`, flattened.
+
+        Args:
+            block: the weight.
+            gradient: (..., o, i) to (..., p_o p_i); of a fused weight (experts, o, i) to all its columns, (c,).
+        """
         out_side, in_side = self.out_side(block), self.in_side(block)
         right = gradient if in_side is None else gradient @ in_side.to(gradient.dtype)
-        return (right if out_side is None else out_side.to(gradient.dtype).T @ right).flatten(-2)
+        sketch = right if out_side is None else out_side.to(gradient.dtype).T @ right
+        if block.parameter.experts == 1:
+            return sketch.flatten(-2)
+        signs = self.expert_signs(block)
+        if signs is None:
+            return sketch.flatten()
+        return (sketch * signs[0].float()[:, :, None] * signs[1].float()[:, None, :]).sum(0).flatten()
 
     def settings(self) -> dict[str, int | str]:
         """What fixes the projection, for the store's manifest."""

@@ -47,7 +47,7 @@ def reference_gradients(
         model.train(training)
         for weight, flag in zip(weights, before, strict=True):
             weight.requires_grad_(flag)
-    return {p.name: g.T if p.transposed else g for p, g in zip(parameters, gradients, strict=True)}
+    return {p.name: g.mT if p.transposed else g for p, g in zip(parameters, gradients, strict=True)}
 
 
 def sample_loss(model: PreTrainedModel, sample: Encoded, *, reduction: Reduction) -> Tensor:

@@ -1,6 +1,7 @@
 """Which parameters are tracked: the weights whose per-sample gradients are taken.
 
-Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules. One weight may be used by several
+Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules, and the fused weights of a
+mixture-of-experts block, (experts, out, in) in one tensor. One weight may be used by several
 modules (a head tied to the embedding): then its gradient is the sum over its uses, as autograd has it.
 """
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-Kind = Literal["linear", "conv1d", "embedding"]
+Kind = Literal["linear", "conv1d", "embedding", "experts"]
+FUSED_EXPERTS = ("gate_up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,23 @@ class Use:
 
 @dataclass(frozen=True)
 class TrackedParameter:
-    """A tracked weight; its gradient is seen as (out_features, in_features) whatever the module stores."""
+    """A tracked weight; its gradient is seen as (out_features, in_features) whatever the module stores.
+
+    `transposed`: the module stores (in_features, out_features), as `Conv1D` does. `experts`: how many such matrices a
+    fused weight holds; 1 for every other.
+    """
 
     name: str
     out_features: int
     in_features: int
     uses: tuple[Use, ...]
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the module stores the weight as (in_features, out_features), as `Conv1D` does."""
-        return self.uses[0].kind == "conv1d"
+    transposed: bool = False
+    experts: int = 1
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.out_features * self.in_features
+        return self.experts * self.out_features * self.in_features
 
 
 def tracked_parameters(model: PreTrainedModel, which: str) -> tuple[TrackedParameter, ...]:
@@ -89,7 +92,25 @@ def _trackable(model: PreTrainedModel) -> dict[str, TrackedParameter]:
         rows, columns = weight.shape
         if uses[0].kind == "conv1d":
             rows, columns = columns, rows
-        tracked[name] = TrackedParameter(name, int(rows), int(columns), tuple(uses))
+        tracked[name] = TrackedParameter(name, int(rows), int(columns), tuple(uses), uses[0].kind == "conv1d")
+    return tracked | _fused_experts(model)
+
+
+def _fused_experts(model: PreTrainedModel) -> dict[str, TrackedParameter]:
+    """The experts' weights that are one tensor (experts, out, in), by name."""
+    tracked = {}
+    for module_name, module in model.named_modules():
+        transposed = bool(getattr(module, "is_transposed", False))
+        for attribute in FUSED_EXPERTS:
+            weight = module._parameters.get(attribute)
+            if weight is not None and weight.ndim == 3:
+                experts, rows, columns = weight.shape
+                if transposed:
+                    rows, columns = columns, rows
+                name = f"{module_name}.{attribute}"
+                tracked[name] = TrackedParameter(
+                    name, rows, columns, (Use(module_name, "experts"),), transposed, experts
+                )
     return tracked
 
 
