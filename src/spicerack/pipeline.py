@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from spicerack.gradients.collect import GradientPass, Progress, Survey
+    from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.cost import Cost
+    from spicerack.gradients.survey import Progress, Survey
     from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
 

@@ -46,9 +46,9 @@ def register_commands() -> None:
     """Add every command to the app, once."""
     if app.registered_commands:
         return
-    from spicerack.cli import demo, gradients, inspect, methods, plan, run, select
+    from spicerack.cli import analyze, demo, gradients, inspect, methods, plan, run, select
 
-    for module in (run, gradients, select, inspect, plan, methods, demo):
+    for module in (run, gradients, select, analyze, inspect, plan, methods, demo):
         module.register(app)
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from spicerack.config import Choice
 
 if TYPE_CHECKING:
-    from spicerack.gradients.collect import Progress as Callback
-    from spicerack.gradients.collect import Survey
     from spicerack.gradients.cost import Cost
+    from spicerack.gradients.survey import Progress as Callback
+    from spicerack.gradients.survey import Survey
 
 console = Console(highlight=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 10.0  # where no terminal is, a line now and then instead of a bar

@@ -34,7 +34,7 @@ def inspect(
     from spicerack.data.labels import Labeler
     from spicerack.data.records import count_duplicates, load_pool
     from spicerack.errors import ConfigurationError
-    from spicerack.gradients.collect import survey
+    from spicerack.gradients.survey import survey
     from spicerack.models.loading import load_tokenizer
 
     config = with_options(RunConfig(), {**options, "pool": pool}, sections=("model", "data", "labels"))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spicerack.gradients.capture import GradientCapture, Positions, trained_positions
+from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.loss import Reduction, losses_and_gradient, token_weights
+from spicerack.gradients.positions import Positions, trained_positions
 
 if TYPE_CHECKING:
     from spicerack.data.batching import Batch

@@ -11,7 +11,6 @@ A tracked head is run on chosen positions, a part of them at a time (`head.py`);
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from spicerack.errors import ModelError
 from spicerack.gradients.experts import by_sample, replace_forward
 from spicerack.gradients.head import Head
+from spicerack.gradients.positions import Positions
 from spicerack.gradients.projection import Block, Projection
 
 if TYPE_CHECKING:
@@ -29,29 +29,6 @@ if TYPE_CHECKING:
 
 FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
 WHOLE_ELEMENTS = 1 << 25  # elements of the full gradients formed at a time: 128 MB
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Where the trained tokens are predicted: sample and time of each, both (m,), in row order."""
-
-    sample: Tensor
-    time: Tensor
-    shape: tuple[int, int]
-
-    def __getitem__(self, part: slice) -> Positions:
-        """A run of them."""
-        return Positions(self.sample[part], self.time[part], self.shape)
-
-    def gather(self, hidden: Tensor) -> Tensor:
-        """(b, t, h) to (m, h)."""
-        return hidden[self.sample, self.time]
-
-    def scatter(self, rows: Tensor) -> Tensor:
-        """(1, m, h) or (m, h) back to (b, t, h), zero elsewhere."""
-        full = rows.new_zeros(*self.shape, rows.shape[-1])
-        full[self.sample, self.time] = rows.reshape(-1, rows.shape[-1])
-        return full
 
 
 class GradientCapture:
@@ -276,9 +253,3 @@ class GradientCapture:
         if self.moments is not None:
             direction = self.moments.direction(block.parameter, gradients / self.loss_scale)
             self.directions[rows, block.start : block.stop] = self.projection.sketch_matrix(block, direction)
-
-
-def trained_positions(labels: Tensor) -> tuple[Positions, Tensor]:
-    """Positions that predict a trained token, and those tokens (m,), from labels (b, t) with -100 elsewhere."""
-    sample, time = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-    return Positions(sample, time, (labels.shape[0], labels.shape[1])), labels[sample, time + 1]

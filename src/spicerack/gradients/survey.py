@@ -1,0 +1,61 @@
+"""What the label rule makes of a pool, known before the first gradient: totals, truncations, empty rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spicerack.errors import DataError
+
+if TYPE_CHECKING:
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
+
+Progress = Callable[[str, int, int, int], None]
+"""Called as (stage, rows done, tokens done, tokens in all); stage is `survey` or `gradients`."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the label rule makes of every row: (n,) arrays."""
+
+    tokens: np.ndarray
+    trained_tokens: np.ndarray
+    cut_tokens: np.ndarray
+    missing_end_of_turn: np.ndarray
+
+    def summary(self) -> dict[str, int]:
+        """Counts over the pool."""
+        return {
+            "rows": len(self.tokens),
+            "tokens": int(self.tokens.sum()),
+            "trained_tokens": int(self.trained_tokens.sum()),
+            "truncated": int((self.cut_tokens > 0).sum()),
+            "cut_tokens": int(self.cut_tokens.sum()),
+            "without_trained_tokens": int((self.trained_tokens == 0).sum()),
+            "missing_end_of_turn": int(self.missing_end_of_turn.sum()),
+        }
+
+
+def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Survey:
+    """Tokenize the whole pool, keeping the counts only.
+
+    Raises:
+        FormatError: a row that its format cannot read, named.
+        DataError: not one row has a trained token.
+    """
+    counts = np.zeros((len(pool), 4), dtype=np.int64)
+    for i in range(len(pool)):
+        encoded = labeler.encode(pool.sample(i), where=pool.where(i))
+        counts[i] = len(encoded.input_ids), encoded.trained_tokens, encoded.cut_tokens, encoded.missing_end_of_turn
+        if progress and (i % 256 == 255 or i + 1 == len(pool)):
+            progress("survey", i + 1, 0, 0)
+    if not counts[:, 1].any():
+        raise DataError(
+            f"no row of {pool.source.name} has a trained token (format {pool.format}); "
+            "expected assistant turns or completions"
+        )
+    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool))
