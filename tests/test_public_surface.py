@@ -1,5 +1,6 @@
 """The public names are what design promises, load lazily, and carry docstrings."""
 
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -43,3 +44,7 @@ def test_selecting_from_an_array_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_version_is_the_installed_one():
+    assert spicerack.__version__ == importlib.metadata.version("spicerack")
