@@ -54,6 +54,8 @@ class ModelConfig(Section):
     tokenizer_name_or_path: str | None = Field(None, description="default: the model's own")
     adapter_name_or_path: str | None = Field(None, description="PEFT adapter to load on top of the model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights and the pass")
+    load_in_8bit: bool = Field(False, description="int8 weights, by bitsandbytes; gradients flow through them")
+    load_in_4bit: bool = Field(False, description="4-bit weights (nf4), by bitsandbytes")
     device: str = Field("auto", description="cpu | cuda | cuda:N | mps")
     attn_implementation: str | None = Field(None, description="sdpa, eager, ...; default: the model's own choice")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")

@@ -7,12 +7,13 @@ choice (device, dtype) is returned as a `Choice`, to be printed once and recorde
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import Choice, ModelConfig
-from spicerack.errors import ConfigurationError, ModelError
+from spicerack.errors import ConfigurationError, MissingDependencyError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def load_model(
         return LoadedModel(model, tokenizer, name, next(model.parameters()).device)
     device, device_choice = choose_device(config.device)
     dtype, dtype_choice = choose_dtype(config.dtype, device)
-    loaded = _from_pretrained(str(model), config, getattr(torch, dtype)).to(device)
+    loaded = _from_pretrained(str(model), config, getattr(torch, dtype), device)
     if config.adapter_name_or_path:
         loaded = _with_adapter(loaded, config.adapter_name_or_path)
     tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
@@ -153,13 +154,15 @@ def choose_dtype(dtype: str, device: torch.device) -> tuple[str, Choice | None]:
     return "float32", Choice("dtype", "float32", f"no bfloat16 hardware on this {device.type}")
 
 
-def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     location = _location(name)
     options: dict[str, Any] = {**location, **_remote(config), "dtype": dtype}
     if config.attn_implementation:
         options["attn_implementation"] = config.attn_implementation
+    if quantized := _quantization(config, dtype):
+        options |= {"quantization_config": quantized, "device_map": {"": device}}
     if "gguf_file" not in location:
         _check_weights(Path(name))
         options["use_safetensors"] = True
@@ -169,7 +172,27 @@ def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype) -> PreT
         raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
     if "gguf_file" in location:
         _forget_quantization(model)
-    return model
+    return model if quantized else model.to(device)
+
+
+def _quantization(config: ModelConfig, dtype: torch.dtype) -> Any:
+    """What transformers is asked to quantize the weights with on loading, or None.
+
+    Raises:
+        ConfigurationError: both widths.
+        MissingDependencyError: bitsandbytes is not installed.
+    """
+    if not (config.load_in_8bit or config.load_in_4bit):
+        return None
+    if config.load_in_8bit and config.load_in_4bit:
+        raise ConfigurationError("load_in_8bit and load_in_4bit exclude each other; give one")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("quantized weights need bitsandbytes; pip install 'spicerack[quantization]'")
+    from transformers import BitsAndBytesConfig
+
+    if config.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def _location(name: str) -> dict[str, str]:

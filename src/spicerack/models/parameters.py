@@ -88,11 +88,8 @@ def _trackable(model: PreTrainedModel) -> dict[str, TrackedParameter]:
                 uses.append(Use(module_name, kind))
     tracked = {}
     for name, module, uses in found.values():
-        weight = module.get_parameter("weight")
-        rows, columns = weight.shape
-        if uses[0].kind == "conv1d":
-            rows, columns = columns, rows
-        tracked[name] = TrackedParameter(name, int(rows), int(columns), tuple(uses), uses[0].kind == "conv1d")
+        rows, columns = _features(module)
+        tracked[name] = TrackedParameter(name, rows, columns, tuple(uses), uses[0].kind == "conv1d")
     return tracked | _fused_experts(model)
 
 
@@ -112,6 +109,16 @@ def _fused_experts(model: PreTrainedModel) -> dict[str, TrackedParameter]:
                     name, rows, columns, (Use(module_name, "experts"),), transposed, experts
                 )
     return tracked
+
+
+def _features(module: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a module; a quantized linear's weight is packed and has another shape."""
+    from torch import nn
+
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    rows, columns = map(int, module.get_parameter("weight").shape)
+    return (columns, rows) if _kind(module) == "conv1d" else (rows, columns)
 
 
 def _kind(module: nn.Module) -> Kind | None:
