@@ -6,7 +6,8 @@ Information U is monotone and submodular for the log-det forms, so for every set
 
 which holds for the chosen set ("online"), for the empty set, and for every prefix of the run ("prefix"): the smallest
 bound wins. Under a token budget the sum is the fractional knapsack of gains over tokens, which no set of whole rows
-exceeds. The bound speaks of information alone: it certifies a penalized selection as well.
+exceeds. The concave relaxation, improved from the chosen set, bounds tighter still ("relaxation", `relaxation.py`).
+All of them speak of information alone: they certify a penalized selection as well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ import numpy.typing as npt
 from spicerack.information.diagonal import DiagonalFisher
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix, second_moment
+from spicerack.information.relaxation import LEAST, affordable, relaxation_bound
 from spicerack.information.state import InformationState
+
+Method = Literal["online", "empty set", "prefix", "relaxation"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,24 @@ class Certificate:
         information: U(S) of the chosen set.
         upper_bound: no set within the same budget holds more.
         share: information / upper_bound, in [0, 1]; 1 where both are zero.
-        curvature: total curvature c in [0, 1] of the pool, for the full Fisher form; greedy on the pure log-det
-            reaches at least (1 - e^-c) / c of the optimum. None for other forms.
+        curvature: total curvature c in [0, 1] of the pool, for the full Fisher form. None for other forms, and where
+            it would cost too much (`notes` says so).
         method: the bound that won.
+        curvature_factor: (1 - e^-c) / c: what greedy on the pure log-det reaches of the optimum at least, for a budget
+            in rows and penalty 0.
+        greedy_factor: what this very run, penalty included, reaches of the optimum at least, by `greedy_factor`. None
+            where the set did not come from one greedy run with a budget in rows.
+        notes: what was left out, and why.
     """
 
     information: float
     upper_bound: float
     share: float
     curvature: float | None
-    method: Literal["online", "empty set", "prefix"]
+    method: Method
+    curvature_factor: float | None = None
+    greedy_factor: float | None = None
+    notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """The certificate in words, the share rounded down."""
@@ -56,6 +68,10 @@ class Allowance:
     count: int | None = None
     capacity: int | None = None
     tokens: IntArray | None = None
+
+    def among(self, rows: IntArray) -> Allowance:
+        """The same allowance, its rows numbered as in `rows`."""
+        return self if self.tokens is None else Allowance(capacity=self.capacity, tokens=self.tokens[rows])
 
     def best_sum(self, gains: FloatArray, rows: IntArray) -> float:
         """Upper bound of the sum of `gains` (n,) over any allowed subset of `rows`."""
@@ -110,18 +126,58 @@ def certify(
     """
     rest = eligible.copy()
     rest[indices] = False
-    bounds: dict[Literal["online", "empty set", "prefix"], float] = {
+    bounds: dict[Method, float] = {
         "online": _online(state, np.flatnonzero(rest), allowance),
         "empty set": allowance.best_sum(state.base(), np.flatnonzero(eligible)),
     }
     if prefixes is not None:
         bounds["prefix"] = prefixes.smallest
+    notes: list[str] = []
+    if state.value < (1.0 - LEAST) * min(bounds.values()):
+        relaxed = relaxation_bound(state, indices, eligible=eligible, allowance=allowance)
+        bounds["relaxation"] = relaxed.bound
+        if relaxed.skipped is not None:
+            notes.append(f"no relaxation bound: it {relaxed.skipped}")
     method = min(bounds, key=lambda name: bounds[name])
     # Rounding may leave a tight bound a few ulps below the information it bounds.
     upper = max(bounds[method], state.value)
     share = state.value / upper if upper > 0.0 else 1.0
-    curvature = total_curvature(state.matrix, state.alpha, eligible) if isinstance(state, FullFisher) else None
-    return Certificate(state.value, upper, share, curvature, method)
+    curvature = _affordable_curvature(state, indices.size, eligible, notes)
+    factor = None if curvature is None else -math.expm1(-curvature) / curvature if curvature else 1.0
+    return Certificate(state.value, upper, share, curvature, method, factor, notes=tuple(notes))
+
+
+def greedy_factor(gains: FloatArray, scores: FloatArray, *, penalty: float, count: int) -> float:
+    """What a greedy run by `gain - penalty * conflict` reaches of the best set of `count` rows at least.
+
+    `1 - prod_t (1 - r_t / count)`, r_t the pick's gain over the largest on offer: each step closes that part of what is
+    left to the optimum. No gain on offer exceeds the best score plus the penalty, so `r_t >= gain_t / (score_t +
+    penalty)`.
+
+    Args:
+        gains: of the picks in order, (s,).
+        scores: of the picks, (s,).
+        penalty: lambda >= 0.
+        count: rows that the best set may hold.
+    """
+    offered = scores + penalty
+    ratio = np.divide(gains, offered, out=np.ones(gains.size), where=offered > 0.0)
+    ratio = np.clip(ratio * (1.0 - 1e-6), 0.0, 1.0)  # ties are settled within a tolerance far below this
+    return float(-np.expm1(np.log1p(-np.minimum(ratio / count, 1.0 - 1e-16)).sum()))
+
+
+def _affordable_curvature(
+    state: FullFisher | DiagonalFisher, count: int, eligible: BoolArray, notes: list[str]
+) -> float | None:
+    """The total curvature, unless its 4 n k min(n, k) operations are more than is `affordable`."""
+    if not isinstance(state, FullFisher):
+        return None
+    n, k = int(np.count_nonzero(eligible)), state.matrix.k
+    flops, limit = 4.0 * n * k * min(n, k), affordable(state.matrix, count)
+    if flops > limit:
+        notes.append(f"no curvature: it needs {flops:.1e} floating-point operations, {limit:.1e} may be spent")
+        return None
+    return total_curvature(state.matrix, state.alpha, eligible)
 
 
 def total_curvature(G: npt.NDArray[Any] | RowMatrix, alpha: float, eligible: BoolArray | None = None) -> float:

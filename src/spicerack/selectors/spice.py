@@ -8,7 +8,7 @@ posterior variance of target directions (objective "transductive", ours). Early 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from spicerack.errors import ConfigurationError
-from spicerack.information.certificate import Allowance, Certificate, PrefixBounds, certify
+from spicerack.information.certificate import Allowance, Certificate, PrefixBounds, certify, greedy_factor
 from spicerack.information.conflict import Conflict
 from spicerack.information.decomposition import TRACE_DTYPE
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
@@ -166,7 +166,8 @@ def _global(
         reason = f"float32 could not tell the best rows apart after {result.sharpened_at} picks"
         problem.choose("precision", "float64", reason)
     stopped = result.stopped == "stop_ratio"
-    return result, _certificate(problem, options, state, result.indices, stopped, prefixes)
+    certificate = _certificate(problem, options, state, result.indices, stopped, prefixes)
+    return result, _with_greedy_factor(certificate, problem, options, result)
 
 
 def _certificate(
@@ -184,7 +185,20 @@ def _certificate(
         problem.choose("certificate", None, f"{what!r} is not submodular information: no bound holds")
         return None
     allowance = _allowance(problem, indices if stopped else None)
-    return certify(state, indices, eligible=problem.eligible, allowance=allowance, prefixes=prefixes)
+    certificate = certify(state, indices, eligible=problem.eligible, allowance=allowance, prefixes=prefixes)
+    for note in certificate.notes:
+        problem.choose("certificate", certificate.method, note)
+    return certificate
+
+
+def _with_greedy_factor(
+    certificate: Certificate | None, problem: Problem, options: SpiceOptions, result: GreedyResult
+) -> Certificate | None:
+    count = _allowance(problem, result.indices if result.stopped == "stop_ratio" else None).count
+    if certificate is None or count is None:
+        return certificate
+    gains, scores = result.trace["gain"], result.trace["score"]
+    return replace(certificate, greedy_factor=greedy_factor(gains, scores, penalty=options.penalty, count=count))
 
 
 def _allowance(problem: Problem, stopped_at: IntArray | None) -> Allowance:
