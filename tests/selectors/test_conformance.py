@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import spicerack
 from spicerack.selectors import spice
 from spicerack.testing import check_selector
 
@@ -35,3 +36,10 @@ def test_the_suite_finds_a_selector_that_does_not(monkeypatch):
     monkeypatch.setattr(spice.Spice, "select", twice)
     with pytest.raises(AssertionError, match="picked twice"):
         check_selector("spice")
+
+
+def test_the_manifest_tells_arrays_apart():
+    rows = np.random.default_rng(0).standard_normal((6, 3))
+    first = spicerack.select(rows, "random", 2).manifest["gradients"]
+    assert first == spicerack.select(rows.copy(), "random", 2).manifest["gradients"]
+    assert first["fingerprint"] != spicerack.select(rows + 1, "random", 2).manifest["gradients"]["fingerprint"]

@@ -7,6 +7,7 @@ not depend on the precision of the working copy.
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -145,7 +146,9 @@ class Rows:
         about: dict[str, Any] = {"rows": self.n, "dimension": self.k}
         if self._store is not None:
             return {**about, "kind": "store", "path": str(self._store.path), "fingerprint": self._store.fingerprint()}
-        return {**about, "kind": "array", "dtype": str(self._array.dtype) if self._array is not None else ""}
+        assert self._array is not None
+        digest = hashlib.sha256(self._array.data).hexdigest()
+        return {**about, "kind": "array", "dtype": str(self._array.dtype), "fingerprint": digest}
 
     @cached_property
     def _finite(self) -> BoolArray:
