@@ -56,7 +56,7 @@ SMALL_POOL = 1024
 """Rows up to which all of them take part in every step."""
 
 CANDIDATE_BYTES = 256 << 20
-FLOPS_FLOOR, FLOPS_CEILING = 4e11, 5e12
+FLOPS_FLOOR, FLOPS_CEILING = 2e12, 5e12
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def relaxation_bound(
         indices: the chosen rows (s,).
         eligible: rows that could have been chosen, (n,).
         allowance: the sets that the bound speaks of.
-        flops: floating-point operations that may be spent; default 8 s n k within [4e11, 5e12]. Memory is that of the
+        flops: floating-point operations that may be spent; default 8 s n k within [2e12, 5e12]. Memory is that of the
             candidate rows (8 s of them, at most 256 MB unless the rows in use need more) and O(n + k^2).
     """
     matrix = state.matrix
@@ -106,7 +106,7 @@ def relaxation_bound(
 
 
 def affordable(matrix: RowMatrix, count: int) -> float:
-    """Floating-point operations that one part of a certificate may cost: 8 s n k, within [4e11, 5e12].
+    """Floating-point operations that one part of a certificate may cost: 8 s n k, within [2e12, 5e12].
 
     A selection costs 2 s n k of them at the speed of memory, matrix products run an order of magnitude faster.
     """
