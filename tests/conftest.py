@@ -4,9 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # on two busy cores, two threads made small ones 40 times slower
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on two busy cores, two threads made small ones 40 times slower
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
