@@ -111,6 +111,13 @@ def test_bad_input_is_one_line_with_its_exit_code(tiny_pool, tiny_folder, tmp_pa
         assert done.stderr.splitlines()[-1].startswith("spicerack: error: ")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody may write to, root included")
+def test_a_folder_that_refuses_writing_costs_no_gradient_pass(tiny_pool, model):
+    done = spicerack("run", tiny_pool, *model, "--output", "/sys/spicerack", check=4)
+    assert "cannot write to /sys/spicerack" in done.stderr
+    assert "gradients:" not in done.stdout
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_pass_goes_on_where_it_was(tiny_pool, model, tmp_path, blow):
     arguments = ["gradients", tiny_pool, *model, "--dimension", 64, "--shard-rows", 2, "--tokens-per-batch", 64]
