@@ -11,11 +11,11 @@ from spicerack.information.analysis import (
     decompose,
     default_sizes,
     half_life,
-    median_alpha,
     replay,
     statistics,
     thirds,
 )
+from spicerack.information.matrix import median_alpha
 from spicerack.information.overlap import overlap, spearman
 from spicerack.information.perturbation import perturbation
 
@@ -177,7 +177,7 @@ def test_awkward_pools_have_finite_numbers(kind):
     matrix, eligible = RowMatrix(G), np.ones(len(G), bool)
     indices = np.arange(min(3, len(G)))
     found = decompose(matrix, 1.0, indices, default_sizes(indices.size))
-    result = analyze(matrix, median_alpha(matrix, eligible), indices, eligible, found)
+    result = analyze(matrix, median_alpha(matrix, eligible)[0], indices, eligible, found)
     assert np.isfinite([result.information, result.gain_first, result.gain_last, result.conflict_mean]).all()
     assert len(result.sizes) == (0 if kind == "one row" else len(found))
 

@@ -1,19 +1,11 @@
 """The picks of the plain loop are those of the definition, whatever the precision of its passes."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spicerack.information import Conflict, FullFisher, RowMatrix, greedy, greedy_truth
-
-
-@dataclass(frozen=True)
-class Count:
-    count: int | None = None
-    tokens: int | None = None
+from spicerack.information import Conflict, FullFisher, Penalty, Room, RowMatrix, greedy, greedy_truth
 
 
 def make_rows(kind, n, k, seed=0):
@@ -56,8 +48,8 @@ def run(G, *, alpha, penalty, count, precision, eligible=None, stop_ratio=None):
     return greedy(
         FullFisher(matrix, alpha),
         Conflict(matrix),
-        penalty=penalty,
-        budget=Count(count),
+        penalty=Penalty(penalty),
+        room=Room(eligible, count=count),
         eligible=eligible,
         stop_ratio=stop_ratio,
     )
@@ -172,10 +164,9 @@ def test_a_token_budget_skips_what_no_longer_fits_and_ends_when_nothing_does():
     result = greedy(
         FullFisher(matrix, 1.0),
         Conflict(matrix),
-        penalty=0.0,
-        budget=Count(None, 12),
+        penalty=Penalty(0.0),
+        room=Room(np.ones(4, dtype=bool), capacity=12, tokens=np.array([8, 9, 4, 1])),
         eligible=np.ones(4, dtype=bool),
-        tokens=np.array([8, 9, 4, 1]),
     )
     assert result.indices.tolist() == [0, 2]
     assert result.stopped == "exhausted"

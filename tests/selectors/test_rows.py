@@ -48,10 +48,13 @@ def test_an_array_of_the_right_type_is_not_copied(G):
         assert Rows(given).matrix("plain", dtype) is given
 
 
-def test_blocks_are_rows_of_the_matrix(G):
-    rows = Rows(G)
+def test_streamed_blocks_are_rows_of_the_matrix(monkeypatch):
+    monkeypatch.setattr("spicerack.selectors.rows.BLOCK_BYTES", 4 * 5 * 3)
+    G = np.random.default_rng(0).standard_normal((10, 5))
     for form in ("plain", "unit"):
-        np.testing.assert_allclose(rows.block(5, 12, form), rows.matrix(form, np.float64)[5:12])
+        blocks = list(Rows(G).stream(form))
+        assert len(blocks) == 4
+        np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), Rows(G).matrix(form))
 
 
 def test_values_beyond_float32_are_excluded(G):

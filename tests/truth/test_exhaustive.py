@@ -1,19 +1,22 @@
 """On pools small enough to try every set: greedy's guarantee, the certificate, the decomposition."""
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from spicerack.information import Allowance, Conflict, FullFisher, PrefixBounds, RowMatrix, certify, greedy
+from spicerack.information import (
+    Allowance,
+    Conflict,
+    FullFisher,
+    Penalty,
+    PrefixBounds,
+    Room,
+    RowMatrix,
+    certify,
+    greedy,
+)
 from spicerack.information.diagonal import DiagonalFisher
-
-
-@dataclass(frozen=True)
-class Limit:
-    count: int | None = None
-    tokens: int | None = None
 
 
 def information(G, alpha, rows, diagonal):
@@ -34,7 +37,12 @@ def test_greedy_and_certificate_against_the_optimum(seed, penalty, diagonal):
         everything, allowance = np.ones(9, dtype=bool), Allowance(count=size)
         prefixes = PrefixBounds(allowance)
         result = greedy(
-            state, Conflict(matrix), penalty=penalty, budget=Limit(size), eligible=everything, watch=prefixes.watch
+            state,
+            Conflict(matrix),
+            penalty=Penalty(penalty),
+            room=Room(everything, count=size),
+            eligible=everything,
+            watch=prefixes.watch,
         )
         certificate = certify(state, result.indices, eligible=everything, allowance=allowance, prefixes=prefixes)
         assert certificate.information == pytest.approx(information(G, alpha, result.indices, diagonal), rel=1e-6)
@@ -56,10 +64,9 @@ def test_token_certificate_is_above_every_set_within_the_tokens(seed):
     result = greedy(
         state,
         Conflict(matrix),
-        penalty=0.1,
-        budget=Limit(None, 30),
+        penalty=Penalty(0.1),
+        room=Room(everything, capacity=30, tokens=tokens),
         eligible=everything,
-        tokens=tokens,
         watch=prefixes.watch,
     )
     certificate = certify(state, result.indices, eligible=everything, allowance=allowance, prefixes=prefixes)
@@ -72,8 +79,13 @@ def test_token_certificate_is_above_every_set_within_the_tokens(seed):
 def test_epsilon_identity_and_falling_gains():
     G = np.random.default_rng(0).standard_normal((60, 8))
     matrix = RowMatrix(G.astype(np.float32), lambda i: G[i])
+    everything = np.ones(60, dtype=bool)
     result = greedy(
-        FullFisher(matrix, 1.0), Conflict(matrix), penalty=0.0, budget=Limit(40), eligible=np.ones(60, dtype=bool)
+        FullFisher(matrix, 1.0),
+        Conflict(matrix),
+        penalty=Penalty(0.0),
+        room=Room(everything, count=40),
+        eligible=everything,
     )
     trace = result.trace
     np.testing.assert_allclose(trace["gain"], trace["base"] + trace["epsilon"], atol=1e-6)

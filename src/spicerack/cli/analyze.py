@@ -51,6 +51,7 @@ def analyze(
 
     from spicerack.cli.console import console
     from spicerack.information import analysis as maths
+    from spicerack.information.matrix import median_alpha
     from spicerack.information.overlap import overlap
     from spicerack.selectors.rows import Rows
     from spicerack.store.reader import GradientStore
@@ -67,7 +68,7 @@ def analyze(
         indices = _read_indices(selection, opened.n)
     source = Rows(opened)
     matrix, eligible = source.row_matrix(form, np.float32), source.included
-    value = maths.median_alpha(matrix, eligible) if weight == "auto" else float(weight)
+    value = median_alpha(matrix, eligible)[0] if weight == "auto" else float(weight)
     decompositions = maths.decompose(matrix, value, indices, _sizes(sizes, indices.size))
     result = maths.analyze(matrix, value, indices, eligible, decompositions)
     second = _read_indices(other, opened.n) if other is not None else None

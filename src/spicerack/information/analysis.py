@@ -149,15 +149,6 @@ def analyze(
     )
 
 
-def median_alpha(matrix: RowMatrix, eligible: BoolArray) -> float:
-    """SPICE's alpha "auto": `alpha * median |g|^2 = 1` over the eligible rows, or the non-zero ones, or else 1."""
-    squared = matrix.squared_norms[eligible]
-    median = float(np.median(squared))
-    if median == 0.0 and squared.any():
-        median = float(np.median(squared[squared > 0.0]))
-    return 1.0 / median if median > 0.0 else 1.0
-
-
 def default_sizes(count: int) -> list[int]:
     """1, 2, 5, 10, 20, 50, ... below `count`, and `count`."""
     series = (lead * 10**power for power in range(len(str(count))) for lead in (1, 2, 5))

@@ -1,20 +1,42 @@
-"""How far a row points against the mean direction of the picks.
+"""How far a row points against the mean direction of the picks, and what a unit of that costs.
 
     conflict_x(S) = max(0, -g_x . gbar / (|g_x| |gbar| + eta)),  gbar = mean of the picked rows, eta = 1e-8
 
 zero for the empty set (arXiv 2601.23155). Only opposition counts: agreement is neither punished nor rewarded.
+
+With a center mu, the pool's mean row, `g - mu` takes the place of every g: instruct models' gradients share a common
+direction, and what is left without it opposes far more often.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix
 
 ETA = 1e-8
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Lambda, the weight of the conflict in a score.
+
+    Attributes:
+        weight: >= 0.
+        relative: whether it is in units of the largest gain on offer at the step (scale-free), not of information.
+    """
+
+    weight: float
+    relative: bool = False
+
+    def of(self, best_gain: float) -> float:
+        """What a conflict of one costs at a step whose largest gain on offer is this."""
+        return self.weight * best_gain if self.relative else self.weight
 
 
 class Conflict:
@@ -22,18 +44,36 @@ class Conflict:
 
     Args:
         G: rows (n, k), or the `RowMatrix` that an information state reads, so that both share it.
+        center: mu (k,), subtracted from every row, or None.
     """
 
-    def __init__(self, G: npt.NDArray[Any] | RowMatrix) -> None:
+    def __init__(self, G: npt.NDArray[Any] | RowMatrix, center: FloatArray | None = None) -> None:
         self.matrix = as_row_matrix(G)
+        self.center = center
         self._sum = np.zeros(self.matrix.k)
         self._lengths = 0.0
         self._count = 0
         self._values: FloatArray | None = None
 
+    @property
+    def count(self) -> int:
+        """Picks absorbed."""
+        return self._count
+
+    @cached_property
+    def squared_norms(self) -> FloatArray:
+        """|g_i - mu|^2 of the exact rows, (n,)."""
+        if self.center is None:
+            return self.matrix.squared_norms
+        squared = np.empty(self.matrix.n)
+        for part, rows in self.matrix.blocks():
+            rows = rows - self.center
+            squared[part] = np.einsum("ij,ij->i", rows, rows)
+        return squared
+
     def add(self, i: int) -> None:
         """Absorb row i. The pass over all rows waits until `values` is asked for."""
-        row = self.matrix.rows_at(np.array([i]))[0]
+        row = self._exact_rows(np.array([i]))[0]
         self._sum = self._sum + row
         self._lengths += float(np.linalg.norm(row))
         self._count += 1
@@ -47,26 +87,38 @@ class Conflict:
     def values(self) -> FloatArray:
         """Conflict of every row with the picks, (n,), in [0, 1]; one pass over all rows after each pick."""
         if self._values is None:
-            direction, eta = self._direction()
-            inner = self.matrix.product(direction)
-            self._values = _opposition(inner, self.matrix.squared_norms, eta)
+            direction, _ = self.direction()
+            self._values = self.of(self.inner(self.matrix.product(direction), direction), slice(None))
         return self._values
 
-    def slack(self) -> float:
-        """Bound on the rounding error of any of `values()`."""
-        return self.matrix.rounding
+    def inner(self, products: FloatArray, direction: FloatArray) -> FloatArray:
+        """`(g_i - mu) . direction` from the products `g_i . direction`."""
+        return products if self.center is None else products - float(self.center @ direction)
+
+    def of(self, inner: FloatArray, rows: IntArray | slice) -> FloatArray:
+        """Conflict of rows whose (centered) products with the direction are `inner`."""
+        _, eta = self.direction()
+        return _opposition(inner, self.squared_norms[rows], eta)
+
+    def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        """Bound on the rounding error of `values()` at `rows`; at most 1, as a conflict is."""
+        if self.center is None:
+            return np.full(self.matrix.squared_norms[rows].shape, self.matrix.rounding)
+        whole, left = self.matrix.squared_norms[rows], self.squared_norms[rows]
+        ratio = np.sqrt(np.divide(whole, left, out=np.zeros_like(whole), where=left > 0.0))
+        return np.minimum(1.0, self.matrix.rounding * (ratio + 1.0))
 
     def exact(self, rows: IntArray) -> FloatArray:
         """Conflict of a few rows, (r,), from exact rows in float64."""
-        direction, eta = self._direction()
-        X = self.matrix.rows_at(rows)
+        direction, eta = self.direction()
+        X = self._exact_rows(rows)
         return _opposition(X @ direction, np.einsum("ij,ij->i", X, X), eta)
 
     def sharpen(self) -> None:
         """Forget what was computed in float32; the state that shares the matrix has widened it."""
         self._values = None
 
-    def _direction(self) -> tuple[FloatArray, float]:
+    def direction(self) -> tuple[FloatArray, float]:
         """Unit vector along the sum, and eta in the same units (`eta * |S| / |sum|`).
 
         A sum that cancels to rounding has no direction: the mean gradient is zero, and so is every conflict.
@@ -76,6 +128,19 @@ class Conflict:
             return np.zeros(self.matrix.k), 1.0
         return self._sum / length, ETA * self._count / length
 
+    def _exact_rows(self, rows: IntArray) -> FloatArray:
+        X = self.matrix.rows_at(rows)
+        return X if self.center is None else X - self.center
+
+
+def mean_row(matrix: RowMatrix, eligible: BoolArray) -> FloatArray:
+    """Mean of the eligible rows, (k,) float64."""
+    total = np.zeros(matrix.k)
+    for part, rows in matrix.blocks():
+        total += rows[eligible[part]].sum(axis=0)
+    return total / max(1, int(np.count_nonzero(eligible)))
+
 
 def _opposition(inner: FloatArray, squared_norms: FloatArray, eta: float) -> FloatArray:
-    return np.maximum(0.0, -inner / (np.sqrt(squared_norms) + eta))
+    lengths = np.sqrt(squared_norms) + eta
+    return np.maximum(0.0, -inner / np.where(lengths > 0.0, lengths, 1.0))

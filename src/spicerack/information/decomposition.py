@@ -19,8 +19,13 @@ TRACE_DTYPE = np.dtype([(name, np.float64) for name in ("gain", "base", "epsilon
 """Columns of a trace, one row a pick; `trace["gain"]` is (s,) float64."""
 
 
-def trace_table(gain: FloatArray, base: FloatArray, conflict: FloatArray, penalty: float) -> npt.NDArray[Any]:
-    """The trace of a run from its columns, each (s,): epsilon is `gain - base`, score `gain - penalty * conflict`."""
+def trace_table(
+    gain: FloatArray, base: FloatArray, conflict: FloatArray, penalty: float | FloatArray
+) -> npt.NDArray[Any]:
+    """The trace of a run from its columns, each (s,): epsilon is `gain - base`, score `gain - penalty * conflict`.
+
+    The penalty is one number, or one a pick (s,).
+    """
     table = np.empty(gain.size, dtype=TRACE_DTYPE)
     table["gain"], table["base"], table["conflict"] = gain, base, conflict
     table["epsilon"] = gain - base

@@ -12,7 +12,7 @@ from spicerack.information.logdet import TIE
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix, as_row_matrix
 
 
-class _Diagonal(ABC):
+class DiagonalState(ABC):
     """What the two diagonal forms share: gains are sums of non-negative terms, so their error is relative."""
 
     def __init__(self, G: npt.NDArray[Any] | RowMatrix, alpha: float) -> None:
@@ -38,19 +38,19 @@ class _Diagonal(ABC):
 
     def add(self, i: int) -> float:
         """Absorb row i; one pass over all rows. Returns its gain."""
-        gain = self._push(i)
-        self._gains = self._stream_exact() if self.matrix.wide else self._stream()
+        gain = self.push(i)
+        self.refresh()
         return gain
 
     def absorb(self, rows: IntArray) -> None:
         """Absorb many rows, then compute all gains exactly."""
         for i in rows.tolist():
-            self._push(i)
+            self.push(i)
         self._gains = self._stream_exact()
 
     def exact_gains(self, rows: IntArray) -> FloatArray:
         """Gains of a few rows, (r,), in float64."""
-        return self._of(self.matrix.rows_at(rows))
+        return self.of(self.matrix.rows_at(rows))
 
     def sharpen(self) -> None:
         """Passes in float64 on exact rows from now on."""
@@ -62,29 +62,33 @@ class _Diagonal(ABC):
         """Relative tie tolerance: there is no cancellation."""
         return TIE
 
-    def _push(self, i: int) -> float:
+    def push(self, i: int) -> float:
+        """Absorb row i; `gains()` stay those of before, upper bounds, until `refresh`. Returns its gain."""
         row = self.matrix.rows_at(np.array([i]))
-        gain = float(self._of(row)[0])
+        gain = float(self.of(row)[0])
         self._total = self._total + self._share(row[0])
         self._picks += 1
         self.value += gain
         return gain
 
+    def refresh(self) -> None:
+        """Compute all gains afresh."""
+        self._gains = self._stream_exact() if self.matrix.wide else self._stream()
+
     def _stream_exact(self) -> FloatArray:
         out = np.empty(self.matrix.n)
         for part, rows in self.matrix.blocks():
-            out[part] = self._of(rows)
+            out[part] = self.of(rows)
         return out
 
     def _stream(self) -> FloatArray:
         out = np.empty(self.matrix.n)
-        step = max(1, (8 << 20) // (4 * self.matrix.k))
-        for start in range(0, self.matrix.n, step):
-            out[start : start + step] = self._of(self.matrix.G[start : start + step])
+        for part, rows in self.matrix.working_blocks():
+            out[part] = self.of(rows)
         return out
 
     @abstractmethod
-    def _of(self, rows: npt.NDArray[Any]) -> FloatArray:
+    def of(self, rows: npt.NDArray[Any]) -> FloatArray:
         """Gains of `rows` (r, k) given the picks, in the dtype of the rows until the last sum."""
 
     @abstractmethod
@@ -92,7 +96,7 @@ class _Diagonal(ABC):
         """What a picked row (k,) adds to the running total."""
 
 
-class DiagonalFisher(_Diagonal):
+class DiagonalFisher(DiagonalState):
     """State of `log det(I + alpha diag(F_S))`: `gain_x = sum_j log(1 + alpha g_xj^2 / (1 + alpha f_j))`.
 
     `f_j = sum_{i in S} g_ij^2`. Monotone and submodular, coordinate by coordinate.
@@ -102,7 +106,8 @@ class DiagonalFisher(_Diagonal):
         alpha: > 0.
     """
 
-    def _of(self, rows: npt.NDArray[Any]) -> FloatArray:
+    def of(self, rows: npt.NDArray[Any]) -> FloatArray:
+        """Gains of `rows` (r, k) given the picks."""
         scale = np.sqrt(self.alpha / (1.0 + self.alpha * self._total)).astype(rows.dtype)
         scaled = rows * scale
         return np.asarray(np.log1p(scaled * scaled).sum(axis=1), dtype=np.float64)
@@ -111,7 +116,7 @@ class DiagonalFisher(_Diagonal):
         return row * row
 
 
-class AdaFisherCode(_Diagonal):
+class AdaFisherCode(DiagonalState):
     """What SPICE's released code computes, for comparison: `gain_x = log(1 + alpha sum_j g_xj^2 / den_j)`.
 
     `den_j = 1 + alpha sum_{i in S} g_ij^4`. Not the log-det of any Fisher matrix; gains never rise.
@@ -121,7 +126,8 @@ class AdaFisherCode(_Diagonal):
         alpha: > 0.
     """
 
-    def _of(self, rows: npt.NDArray[Any]) -> FloatArray:
+    def of(self, rows: npt.NDArray[Any]) -> FloatArray:
+        """Gains of `rows` (r, k) given the picks."""
         scale = np.sqrt(self.alpha / (1.0 + self.alpha * self._total)).astype(rows.dtype)
         scaled = rows * scale
         return np.asarray(np.log1p(np.einsum("ij,ij->i", scaled, scaled), dtype=np.float64))

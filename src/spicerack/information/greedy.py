@@ -1,8 +1,9 @@
-"""One greedy loop for every information state, and the slow loop that says what it must pick.
+"""Greedy selection for every information state, and the slow loop that says what it must pick.
 
     score_x(S) = gain_x(S) - penalty * conflict_x(S);  the best score is picked, ties go to the smallest row
 
-(arXiv 2601.23155). A step costs one pass over the rows for the gains and, with a penalty, one for the conflict.
+(arXiv 2601.23155). `greedy` is the plain loop: a step costs one pass over the rows for the gains and, with a penalty,
+one for the conflict. The log-det of the full Fisher matrix goes through `deferred.py`, which picks the same rows.
 """
 
 from __future__ import annotations
@@ -10,35 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.conflict import ETA, Conflict
+from spicerack.information.conflict import ETA, Conflict, Penalty
 from spicerack.information.decomposition import trace_table
 from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import logdet_tolerance
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.information.room import Room
 from spicerack.information.state import InformationState
 from spicerack.information.ties import contenders, settle, smallest_best
 
 Watch = Callable[[int, InformationState, BoolArray], None]
-"""Called before each pick with the number of picks so far, the state, and the mask of rows not yet picked."""
+"""Called before a pick with the number of picks so far, the state, and the mask of eligible rows not yet picked."""
 
-
-class Budget(Protocol):
-    """How much may be picked: a number of rows, or a number of tokens. One of the two is None."""
-
-    @property
-    def count(self) -> int | None:
-        """Rows to pick."""
-        ...
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that the picks may hold together."""
-        ...
+Stopped = Literal["budget", "exhausted", "stop_ratio"]
 
 
 @dataclass(frozen=True)
@@ -56,111 +46,189 @@ class GreedyResult:
     indices: IntArray
     trace: npt.NDArray[Any]
     scores: FloatArray
-    stopped: Literal["budget", "exhausted", "stop_ratio"]
+    stopped: Stopped
     sharpened_at: int | None
+
+
+class Run:
+    """The picks of a greedy run and their trace, whichever loop makes them.
+
+    Args:
+        state: an information state without picks.
+        conflict: a conflict state on the same rows, without picks.
+        penalty: lambda.
+        room: what may be picked, none taken yet. Its forced rows come first.
+        eligible: rows that may be picked at all, (n,).
+        stop_ratio: omega in (0, 1]: stop before the first pick whose gain is at most omega times the first pick's.
+        watch: sees the state before some picks.
+    """
+
+    def __init__(
+        self,
+        state: InformationState,
+        conflict: Conflict,
+        *,
+        penalty: Penalty,
+        room: Room,
+        eligible: BoolArray,
+        stop_ratio: float | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.state, self.conflict, self.penalty, self.room = state, conflict, penalty, room
+        self.eligible, self.stop_ratio, self.watch = eligible, stop_ratio, watch
+        self.alive = eligible.copy()
+        self.sharpened_at: int | None = None
+        self.stopped: Stopped = "budget"
+        self._picks: list[int] = []
+        self._gains: list[float] = []
+        self._conflicts: list[float] = []
+        self._weights: list[float] = []
+        self._first: float | None = None
+
+    @property
+    def step(self) -> int:
+        """Picks made."""
+        return len(self._picks)
+
+    @property
+    def going(self) -> bool:
+        """Whether another row may be picked; else `stopped` says why not."""
+        if self.stopped == "stop_ratio" or (self.room.count is not None and self.step >= self.room.count):
+            return False
+        if self.room.full:
+            self.stopped = "exhausted"
+            return False
+        return True
+
+    def take(self, i: int, weight: float, add: Callable[[int], float], *, forced: bool = False) -> bool:
+        """Pick row i, unless the early stop forbids it; `add` absorbs it into the state and returns its gain."""
+        stoppable = not forced and self.stop_ratio is not None and self._first is not None
+        if stoppable and self.state.exact_gains(np.array([i]))[0] <= (self.stop_ratio or 0.0) * (self._first or 0.0):
+            self.stopped = "stop_ratio"
+            return False
+        self._conflicts.append(float(self.conflict.exact(np.array([i]))[0]))
+        self.conflict.add(i)
+        self._gains.append(add(i))
+        self._weights.append(weight)
+        self._picks.append(i)
+        if not forced and self._first is None:
+            self._first = self._gains[-1]
+        self.alive[i] = False
+        self.room.take(i)
+        return True
+
+    def take_forced(self, add: Callable[[int], float]) -> None:
+        """Pick the room's forced rows."""
+        for i in self.room.forced:
+            self.take(i, self.penalty.weight * (not self.penalty.relative), add, forced=True)
+
+    def result(self) -> GreedyResult:
+        """What was picked; the state's gains are those given all picks."""
+        indices = np.array(self._picks, dtype=np.int64)
+        weights = np.array(self._weights)
+        trace = trace_table(np.array(self._gains), self.state.base()[indices], np.array(self._conflicts), weights)
+        scores = final_scores(
+            self.state,
+            self.conflict,
+            penalty=self.penalty,
+            eligible=self.eligible,
+            indices=indices,
+            picked=trace["score"],
+        )
+        return GreedyResult(indices, trace, scores, self.stopped, self.sharpened_at)
 
 
 def greedy(
     state: InformationState,
     conflict: Conflict,
     *,
-    penalty: float,
-    budget: Budget,
+    penalty: Penalty,
+    room: Room,
     eligible: BoolArray,
-    tokens: IntArray | None = None,
     stop_ratio: float | None = None,
     watch: Watch | None = None,
 ) -> GreedyResult:
-    """Pick greedily by `gain - penalty * conflict` until the budget is met.
+    """Pick greedily by `gain - penalty * conflict` until the room is full: the plain loop. Arguments as for `Run`."""
+    run = Run(state, conflict, penalty=penalty, room=room, eligible=eligible, stop_ratio=stop_ratio, watch=watch)
+    run.take_forced(state.add)
+    plain_steps(run)
+    return run.result()
 
-    Args:
-        state: an information state without picks.
-        conflict: a conflict state on the same rows, without picks.
-        penalty: lambda >= 0.
-        budget: rows, or tokens; with tokens, a row that no longer fits is skipped.
-        eligible: rows that may be picked, (n,).
-        tokens: tokens of each row, (n,); needed by a token budget.
-        stop_ratio: omega in (0, 1]: stop before the first pick whose gain is at most omega times the first pick's.
-        watch: sees the state before each pick.
-    """
-    run = _Run(state, conflict, penalty)
-    alive = eligible.copy()
-    left = budget.tokens
-    picks: list[int] = []
-    gains: list[float] = []
-    conflicts: list[float] = []
-    stopped: Literal["budget", "exhausted", "stop_ratio"] = "budget"
-    while budget.count is None or len(picks) < budget.count:
-        fits = alive if left is None or tokens is None else alive & (tokens <= left)
-        rows = np.flatnonzero(fits)
-        if rows.size == 0:
-            stopped = "exhausted"
+
+def plain_steps(run: Run) -> None:
+    """Make the rest of a run's picks, one pass over all rows each. The state's gains are those given its picks."""
+    while run.going:
+        if run.watch is not None:
+            run.watch(run.step, run.state, run.alive)
+        i, weight = best_of_all(run)
+        if not run.take(i, weight, run.state.add):
             break
-        if watch is not None:
-            watch(len(picks), state, alive)
-        i = run.best(rows, len(picks))
-        if stop_ratio is not None and gains and state.exact_gains(np.array([i]))[0] <= stop_ratio * gains[0]:
-            stopped = "stop_ratio"
-            break
-        conflicts.append(float(conflict.exact(np.array([i]))[0]))
-        conflict.add(i)
-        gains.append(state.add(i))
-        picks.append(i)
-        alive[i] = False
-        if left is not None and tokens is not None:
-            left -= int(tokens[i])
-    indices = np.array(picks, dtype=np.int64)
-    trace = trace_table(np.array(gains), state.base()[indices], np.array(conflicts), penalty)
-    scores = final_scores(state, conflict, penalty=penalty, eligible=eligible, indices=indices, picked=trace["score"])
-    return GreedyResult(indices, trace, scores, stopped, run.sharpened_at)
 
 
 def final_scores(
     state: InformationState,
     conflict: Conflict,
     *,
-    penalty: float,
+    penalty: Penalty,
     eligible: BoolArray,
     indices: IntArray,
     picked: FloatArray,
 ) -> FloatArray:
     """Scores of all rows after a run, (n,): `picked` for `indices`, for other eligible rows the score given those."""
-    scores = state.gains() - penalty * conflict.values() if penalty else state.gains().copy()
+    scores = state.gains().copy()
+    rest = eligible.copy()
+    rest[indices] = False
+    if penalty.weight and rest.any():
+        scores -= penalty.of(float(scores[rest].max())) * conflict.values()
     scores[indices] = picked
     scores[~eligible] = np.nan
     return scores
 
 
-class _Run:
-    """The choice of one step; goes to float64 for good when float32 leaves too many contenders."""
+def best_of_all(run: Run) -> tuple[int, float]:
+    """The open row that wins the step, and the weight of the conflict there. The state's gains are of now."""
+    rows = np.flatnonzero(run.room.open)
+    weight = run.penalty.of(_best_gain(run, rows)) if run.penalty.relative else run.penalty.weight
+    near, copies = _contenders(run, rows, weight)
+    crowd = np.unique(copies).size
+    if crowd > max(64, rows.size // 64) and run.step and not run.state.matrix.wide:
+        # Float32 leaves too many contenders: in float64 from here on.
+        run.state.sharpen()
+        run.conflict.sharpen()
+        run.sharpened_at = run.step
+        near, copies = _contenders(run, rows, weight)
+    return settle(near, copies, exact_scores(run, weight), run.state.tolerance, weight), weight
 
-    def __init__(self, state: InformationState, conflict: Conflict, penalty: float) -> None:
-        self.state, self.conflict, self.penalty = state, conflict, penalty
-        self.sharpened_at: int | None = None
 
-    def best(self, rows: IntArray, step: int) -> int:
-        near, copies = self._contenders(rows)
-        crowd = np.unique(copies).size
-        if crowd > max(64, rows.size // 64) and step and not self.state.matrix.wide:
-            self.state.sharpen()
-            self.conflict.sharpen()
-            self.sharpened_at = step
-            near, copies = self._contenders(rows)
-        return settle(near, copies, self._exact, self.state.tolerance, self.penalty)
+def _contenders(run: Run, rows: IntArray, weight: float) -> tuple[IntArray, IntArray]:
+    scores, slack = run.state.gains()[rows], run.state.slack()[rows]
+    if weight:
+        scores = scores - weight * run.conflict.values()[rows]
+        slack = slack + weight * run.conflict.slack(rows)
+    near = rows[contenders(scores, slack, run.state.tolerance, weight)]
+    return near, run.state.matrix.copies(near) if near.size > 1 else near
 
-    def _contenders(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        scores, slack = self.state.gains()[rows], self.state.slack()[rows]
-        if self.penalty:
-            scores = scores - self.penalty * self.conflict.values()[rows]
-            slack = slack + self.penalty * self.conflict.slack()
-        near = rows[contenders(scores, slack, self.state.tolerance, self.penalty)]
-        return near, self.state.matrix.copies(near) if near.size > 1 else near
 
-    def _exact(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        gains = self.state.exact_gains(rows)
-        if not self.penalty:
-            return gains, gains
-        return gains - self.penalty * self.conflict.exact(rows), gains
+def _best_gain(run: Run, rows: IntArray) -> float:
+    gains, slack = run.state.gains()[rows], run.state.slack()[rows]
+    near = rows[contenders(gains, slack, run.state.tolerance, 0.0)]
+    return largest_gain(run.state, near)
+
+
+def largest_gain(state: InformationState, near: IntArray) -> float:
+    """Largest exact gain among the contenders `near`; of bitwise equal rows only the first is computed."""
+    first = np.unique(state.matrix.copies(near), return_index=True)[1]
+    return float(state.exact_gains(near[np.sort(first)]).max())
+
+
+def exact_scores(run: Run, weight: float) -> Callable[[IntArray], tuple[FloatArray, FloatArray]]:
+    """Row numbers to exact scores and gains, in float64."""
+
+    def exact(rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        gains = run.state.exact_gains(rows)
+        return (gains - weight * run.conflict.exact(rows) if weight else gains), gains
+
+    return exact
 
 
 def greedy_truth(
@@ -171,28 +239,36 @@ def greedy_truth(
     count: int,
     eligible: BoolArray | None = None,
     stop_ratio: float | None = None,
+    relative: bool = False,
+    center: FloatArray | None = None,
+    room: Room | None = None,
 ) -> IntArray:
     """The picks of the log-det greedy, from the definition at every step, O(count n k^2): the truth for tests.
 
     `alpha q_x = |sqrt(alpha) R^{-T} g_x|^2` with R the Cholesky factor of `M_S`, taken from a QR.
     """
     X = np.asarray(G, dtype=np.float64)
-    norms = np.linalg.norm(X, axis=1)
-    alive = np.ones(len(X), dtype=bool) if eligible is None else eligible.copy()
-    picks: list[int] = []
-    first = 0.0
-    while len(picks) < count and alive.any():
+    Y = X if center is None else X - center
+    norms, lengths = np.linalg.norm(X, axis=1), np.linalg.norm(Y, axis=1)
+    room = room or Room(np.ones(len(X), dtype=bool) if eligible is None else eligible, count=count)
+    picks = list(room.forced)
+    room.take_forced()
+    first: float | None = None
+    while not room.full:
         R = cholesky_of_moment(math.sqrt(alpha) * X[picks])
         gains = np.log1p(alpha * (np.linalg.solve(R.T, X.T) ** 2).sum(axis=0))
-        mean = X[picks].mean(axis=0) if picks else np.zeros(X.shape[1])
-        cosines = -(X @ mean) / (norms * np.linalg.norm(mean) + ETA)
-        rows = np.flatnonzero(alive)
-        scores = (gains - penalty * np.maximum(0.0, cosines))[rows]
-        relative = logdet_tolerance(1.0 + alpha * float((norms[picks] ** 2).sum()))
-        i = int(rows[smallest_best(scores, gains[rows], relative, penalty)])
-        if stop_ratio is not None and picks and gains[i] <= stop_ratio * first:
+        mean = Y[picks].mean(axis=0) if picks else np.zeros(X.shape[1])
+        if float(np.linalg.norm(Y[picks].sum(axis=0))) <= 1e-14 * float(lengths[picks].sum()):
+            mean = np.zeros(X.shape[1])
+        cosines = -(Y @ mean) / (lengths * np.linalg.norm(mean) + ETA)
+        rows = np.flatnonzero(room.open)
+        weight = penalty * float(gains[rows].max()) if relative else penalty
+        scores = (gains - weight * np.maximum(0.0, cosines))[rows]
+        tolerance = logdet_tolerance(1.0 + alpha * float((norms[picks] ** 2).sum()))
+        i = int(rows[smallest_best(scores, gains[rows], tolerance, weight)])
+        if stop_ratio is not None and first is not None and gains[i] <= stop_ratio * first:
             break
-        first = first if picks else float(gains[i])
+        first = float(gains[i]) if first is None else first
         picks.append(i)
-        alive[i] = False
+        room.take(i)
     return np.array(picks, dtype=np.int64)

@@ -25,7 +25,7 @@ FACTOR_ABOVE = 1e13
 the condition number is no longer small, so downdates lose the inverse and refinement diverges. It takes a row a
 million times longer than the median one (at alpha "auto") to get there; such a run is slow, and still right."""
 
-REFINE_ABOVE = 1e-12
+REFINE_ABOVE = 1e-11
 """Relative error of `alpha q` from which a row is refined."""
 
 

@@ -38,6 +38,12 @@ class FullFisher:
     Args:
         G: rows (n, k), float32 or float64, or a `RowMatrix`.
         alpha: > 0.
+
+    Attributes:
+        rho: `alpha |g_i|^2`, (n,).
+        aq: `alpha q_i`, (n,).
+        error2: square of what the passes have lost in it, (n,).
+        drop: p of the last pick, (k,).
     """
 
     def __init__(self, G: npt.NDArray[Any] | RowMatrix, alpha: float) -> None:
@@ -45,41 +51,49 @@ class FullFisher:
         self.alpha = alpha
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
-        self._rho = alpha * self.matrix.squared_norms
-        self._aq = self._rho.copy()
+        self.rho = alpha * self.matrix.squared_norms
+        self.aq: FloatArray = self.rho.copy()
+        self.error2: FloatArray = np.zeros(self.matrix.n)
+        self.drop: FloatArray = np.zeros(self.matrix.k)
 
     def gains(self) -> FloatArray:
         """`log(1 + alpha q_i)`, (n,)."""
-        return np.log1p(self._aq)
+        return np.log1p(self.aq)
 
     def slack(self) -> FloatArray:
-        """Bound on the rounding error of `gains()`.
+        """Bound on the rounding error of `gains()`."""
+        error = self.error(slice(None))
+        return np.asarray(error / (1.0 + np.maximum(self.aq - error, 0.0)))
 
-        A pass errs by `d = rounding |g_i| |p|`, and `|p|^2 <= alpha`, so the square errs by about `2 |p.g_i| d`. The
-        squares sum to the drop of `alpha q_i`; errors of different picks are independent, which leaves
-        `2 rounding sqrt(rho_i drop_i)`. The second term is what float64 itself loses in p.
+    def error(self, rows: IntArray | slice) -> FloatArray:
+        """Bound on the rounding error of `alpha q` of some rows.
+
+        A pass errs by `d = rounding |g_i| |p|`, and `|p|^2 <= alpha`, so the square errs by about `2 |p.g_i| d`; errors
+        of different picks are independent and add in quadrature: `error2` gains `(2 rounding)^2 rho_i (p.g_i)^2`. The
+        other terms are the squares of d, and what float64 itself loses in p.
         """
-        drop = np.maximum(self._rho - self._aq, 0.0)
-        error = 2.0 * self.matrix.rounding * np.sqrt(self._rho * drop)
-        error += self.matrix.rounding**2 * self._rho * len(self._inverse.picks)
-        error += 8.0 * EPS * self._rho * (1.0 if not self._inverse.picks else self._inverse.kappa**0.5)
-        return np.asarray(error / (1.0 + np.maximum(self._aq - error, 0.0)))
+        return np.asarray(np.sqrt(self.error2[rows]) + self.spread * self.rho[rows])
+
+    @property
+    def spread(self) -> float:
+        """The part of `error` that is relative to rho."""
+        wide = 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa**0.5)
+        return float(wide + self.matrix.rounding**2 * len(self._inverse.picks))
 
     def base(self) -> FloatArray:
         """`log(1 + alpha |g_i|^2)`, (n,)."""
-        return np.log1p(self._rho)
+        return np.log1p(self.rho)
 
     def add(self, i: int) -> float:
         """Absorb row i; one pass over all rows. Returns its gain."""
-        gain, p = self._push(i)
-        inner = self.matrix.product(p)
-        self._aq = np.maximum(self._aq - inner * inner, 0.0)
+        gain = self.push(i)
+        self.lower(slice(None), self.matrix.product(self.drop) ** 2)
         return gain
 
     def absorb(self, rows: IntArray) -> None:
         """Absorb many rows, then compute all gains exactly in one blocked product."""
         for i in rows.tolist():
-            self._push(i)
+            self.push(i)
         self._recompute()
 
     def exact_gains(self, rows: IntArray) -> FloatArray:
@@ -91,17 +105,52 @@ class FullFisher:
         self.matrix.widen()
         self._recompute()
 
+    def push(self, i: int) -> float:
+        """Absorb row i without telling the other rows: their values stay those of before, upper bounds.
+
+        Leaves `drop`, p (k,): `lower` by `(p . g_i)^2` brings row i up to date. Returns the gain.
+        """
+        y, aq = self._inverse.push(i)
+        gain = float(np.log1p(aq))
+        self.value += gain
+        self.drop = y * (self.alpha / np.sqrt(1.0 + aq))
+        return gain
+
+    def refresh(self) -> None:
+        """Compute all gains afresh, exactly."""
+        self._recompute()
+
+    def lower(self, rows: IntArray | slice, drop: FloatArray) -> None:
+        """Take `drop`, sums of `(p . g)^2` from a pass in the working precision, off the `alpha q` of rows, (r,)."""
+        self.aq[rows] = np.maximum(self.aq[rows] - drop, 0.0)
+        self.error2[rows] += (2.0 * self.matrix.rounding) ** 2 * self.rho[rows] * drop
+
+    def replace(self, rows: IntArray, aq: FloatArray) -> None:
+        """Set the `alpha q` of rows to sums of squares from a pass over the k columns of the inverse's root, (r,).
+
+        A column l of the root errs by `rounding |g| |l|` with `alpha |l|^2 <= alpha`, so the sum by about `2 rounding
+        sqrt(rho alpha q)`, and relatively by what the factor of M loses.
+        """
+        self.aq[rows] = aq
+        lost = 8.0 * self.matrix.k * EPS * self.condition
+        self.error2[rows] = (2.0 * self.matrix.rounding) ** 2 * self.rho[rows] * aq + (lost * aq) ** 2
+
+    def _recompute(self) -> None:
+        for part, rows in self.matrix.blocks():
+            self.aq[part] = self._inverse.solve(rows)[1]
+        self.error2[:] = 0.0
+
+    @property
+    def picks(self) -> list[int]:
+        """Rows absorbed, in order."""
+        return self._inverse.picks
+
+    @property
+    def condition(self) -> float:
+        """Upper bound of the condition number of `M_S`: 1 + alpha sum |g_i|^2 over the picks."""
+        return self._inverse.kappa
+
     @property
     def tolerance(self) -> float:
         """Relative tie tolerance, see `logdet_tolerance`."""
         return logdet_tolerance(self._inverse.kappa)
-
-    def _push(self, i: int) -> tuple[float, FloatArray]:
-        y, aq = self._inverse.push(i)
-        gain = float(np.log1p(aq))
-        self.value += gain
-        return gain, y * (self.alpha / np.sqrt(1.0 + aq))
-
-    def _recompute(self) -> None:
-        for part, rows in self.matrix.blocks():
-            self._aq[part] = self._inverse.solve(rows)[1]

@@ -8,6 +8,7 @@ Whatever decides a pick reads the *exact rows*: float64, from the source itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -18,10 +19,14 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-RowsAt = Callable[[IntArray], FloatArray]
+RowsAt = Callable[[IntArray | slice], FloatArray]
+WorkingAt = Callable[[IntArray | slice], npt.NDArray[Any]]
 
 BLOCK_BYTES = 32 << 20
 """Size of a float64 block when all rows are streamed: large enough for a matrix product, small beside any pool."""
+
+TORCH_ABOVE = 1 << 22
+"""Entries of a matrix from which torch multiplies it: below, its import is not worth it."""
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -30,29 +35,74 @@ class RowMatrix:
     """Rows `G` of shape (n, k) with their exact float64 form.
 
     Args:
-        G: float32 or float64 working copy; never altered. A float64 copy is taken for the exact rows.
-        rows_at: gives the exact rows, float64 (r, k), of an int64 array of r row numbers. Default: the rows of `G`.
+        G: float32 or float64 working copy, never altered; None: working rows are read through `working_at` each time.
+        rows_at: gives the exact rows, float64 (r, k), of row numbers (an int64 array or a slice). Default: those of
+            `G`.
+        working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
+        shape: (n, k); needed without `G`.
     """
 
-    def __init__(self, G: npt.NDArray[Any], rows_at: RowsAt | None = None) -> None:
-        self.G = G
-        self.n, self.k = int(G.shape[0]), int(G.shape[1])
+    def __init__(
+        self,
+        G: npt.NDArray[Any] | None,
+        rows_at: RowsAt | None = None,
+        *,
+        working_at: WorkingAt | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        if G is None and (rows_at is None or working_at is None or shape is None):
+            raise ValueError("without G a RowMatrix needs rows_at, working_at and shape")
+        self._G = G
+        self.n, self.k = (int(side) for side in (shape if G is None and shape else G.shape))  # type: ignore[union-attr]
         self._rows_at = rows_at
-        self._wide = bool(G.dtype == np.float64)
+        self._working_at = working_at
+        self._wide = bool(G is not None and G.dtype == np.float64)
         self._known: dict[bytes, int] = {}
 
-    def rows_at(self, rows: IntArray) -> FloatArray:
+    @property
+    def in_memory(self) -> bool:
+        """Whether the working copy is held in memory."""
+        return self._G is not None
+
+    def rows_at(self, rows: IntArray | slice) -> FloatArray:
         """Exact rows, float64 (r, k)."""
         if self._rows_at is not None:
             return self._rows_at(rows)
-        return np.asarray(self.G[rows], dtype=np.float64)
+        assert self._G is not None
+        return np.asarray(self._G[rows], dtype=np.float64)
+
+    def working_at(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+        """Working rows (r, k); a slice of a copy in memory is a view."""
+        if self._G is not None:
+            return self._G[rows]
+        assert self._working_at is not None
+        return self._working_at(rows)
+
+    def among(self, rows: IntArray) -> RowMatrix:
+        """Some of the rows, their working copy in memory, numbered as in `rows`."""
+        return RowMatrix(self.working_at(rows), lambda inner: self.rows_at(rows[inner]))
 
     def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
         """All exact rows, a block at a time, in order."""
-        step = max(1, BLOCK_BYTES // (8 * self.k))
-        for start in range(0, self.n, step):
-            stop = min(start + step, self.n)
-            yield slice(start, stop), self.rows_at(np.arange(start, stop))
+        for part in self._parts(BLOCK_BYTES // (8 * self.k)):
+            yield part, self.rows_at(part)
+
+    def working_blocks(self) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """All working rows, a block at a time, in order; the next block is read while one is used."""
+        parts = self._parts(BLOCK_BYTES // (8 * self.k))
+        if self._G is not None:
+            for part in parts:
+                yield part, self._G[part]
+            return
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            part = next(parts)
+            ahead = reader.submit(self.working_at, part)
+            for following in parts:
+                ready = ahead.result()
+                ahead = reader.submit(self.working_at, following)
+                yield part, ready
+                part = following
+            yield part, ahead.result()
 
     @cached_property
     def squared_norms(self) -> FloatArray:
@@ -82,16 +132,41 @@ class RowMatrix:
         return float(eps * (4.0 + 0.25 * np.sqrt(self.k)))
 
     def product(self, v: FloatArray) -> FloatArray:
-        """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`."""
-        if self._wide and self.G.dtype != np.float64:
-            out = np.empty(self.n)
-            for part, rows in self.blocks():
-                out[part] = rows @ v
-            return out
-        scale = float(np.abs(v).max())  # v may lie outside float32's range
-        if scale == 0.0:
-            return np.zeros(self.n)
-        return np.asarray(self.G @ (v / scale).astype(self.G.dtype), dtype=np.float64) * scale
+        """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`; for `v` of shape (k, c), (n, c)."""
+        scale = np.abs(v).max(axis=0)  # v may lie outside float32's range
+        if not scale.any():
+            return np.zeros((self.n, *v.shape[1:]))
+        scaled = v / np.where(scale > 0.0, scale, 1.0)
+        if self._G is not None and self._G.dtype == (np.float64 if self._wide else np.float32):
+            return np.asarray(_times(self._G, scaled) * scale)
+        out = np.empty((self.n, *v.shape[1:]))
+        for part, rows in self.blocks() if self._wide else self.working_blocks():
+            out[part] = _times(rows, scaled)
+        return np.asarray(out * scale)
+
+    def chunks(self, rows: IntArray, size: int) -> Iterator[tuple[IntArray, npt.NDArray[Any]]]:
+        """Rows in the precision of the passes, `size` at a time, with their numbers; read ahead from a store."""
+        parts = [rows[start : start + size] for start in range(0, rows.size, size)]
+        if self._G is not None or self._wide:
+            for part in parts:
+                yield part, self._pass_rows(part)
+            return
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            ahead = [reader.submit(self._pass_rows, part) for part in parts[:1]]
+            for i, part in enumerate(parts):
+                ready = ahead.pop().result()
+                if i + 1 < len(parts):
+                    ahead.append(reader.submit(self._pass_rows, parts[i + 1]))
+                yield part, ready
+
+    def _pass_rows(self, rows: IntArray) -> npt.NDArray[Any]:
+        run = rows.size > 0 and int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
+        where = slice(int(rows[0]), int(rows[-1]) + 1) if run else rows  # a run without gaps is a view
+        return self.rows_at(where) if self._wide else self.working_at(where)
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        for start in range(0, self.n, max(1, rows)):
+            yield slice(start, min(start + max(1, rows), self.n))
 
     @cached_property
     def _copies(self) -> IntArray:
@@ -109,6 +184,16 @@ class RowMatrix:
         return self._copies[rows]
 
 
+def _times(X: npt.NDArray[Any], V: FloatArray) -> FloatArray:
+    """`X V` in the precision of X. A few columns go through torch: in numpy they cost a read of X each."""
+    if V.ndim == 1 or X.size < TORCH_ABOVE:
+        return np.asarray(X @ V.astype(X.dtype), dtype=np.float64)
+    import torch
+
+    columns = torch.from_numpy(np.ascontiguousarray(V.T.astype(X.dtype)))
+    return np.asarray((columns @ torch.from_numpy(X).T).numpy().T, dtype=np.float64)
+
+
 def as_row_matrix(G: npt.NDArray[Any] | RowMatrix) -> RowMatrix:
     """`G` itself, or the array wrapped with its own rows as the exact ones."""
     return G if isinstance(G, RowMatrix) else RowMatrix(G)
@@ -122,3 +207,17 @@ def second_moment(matrix: npt.NDArray[Any] | RowMatrix, among: BoolArray | None 
         kept = rows if among is None else rows[among[part]]
         total += kept.T @ kept
     return total
+
+
+def median_alpha(matrix: RowMatrix, eligible: BoolArray) -> tuple[float, str]:
+    """Alpha such that `alpha * median |g|^2 = 1`, and the reason: norms of real models span orders of magnitude.
+
+    Over the eligible rows; where most of them are zero, over those that are not; where all are, 1.
+    """
+    squared = matrix.squared_norms[eligible]
+    median, of = float(np.median(squared)), "eligible rows"
+    if median == 0.0 and squared.any():
+        median, of = float(np.median(squared[squared > 0.0])), "non-zero rows, most rows being zero"
+    if median == 0.0:
+        return 1.0, "every row is zero, so any alpha gives the same picks"
+    return 1.0 / median, f"alpha * median |g|^2 = 1 over the {of}"

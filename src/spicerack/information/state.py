@@ -34,6 +34,14 @@ class InformationState(Protocol):
         """Absorb row i. Returns its marginal gain, exact."""
         ...
 
+    def push(self, i: int) -> float:
+        """Absorb row i without a pass: `gains()` stay those of before until `refresh`. Returns its gain."""
+        ...
+
+    def refresh(self) -> None:
+        """Compute all gains afresh, in the precision of the passes or better."""
+        ...
+
     def absorb(self, rows: IntArray) -> None:
         """Absorb many rows in the order given, then compute all gains once, exactly."""
         ...

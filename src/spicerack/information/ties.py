@@ -19,10 +19,14 @@ Exact = Callable[[IntArray], tuple[FloatArray, FloatArray]]
 
 def contenders(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> IntArray:
     """Positions that may hold the best exact score or tie with it, given scores known within `slack`, each (r,)."""
-    lowest = float(np.max(scores - slack))
+    return np.flatnonzero(scores + slack >= floor(scores, slack, relative, penalty))
+
+
+def floor(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> float:
+    """No row whose exact score is below this can win or tie, given scores known within `slack`, each (r,)."""
     # The exact gain of the best is not known yet; the largest score plus the penalty bounds it.
     margin = _width(float(np.max(scores + slack)) + penalty, relative, penalty)
-    return np.flatnonzero(scores + slack >= lowest - margin)
+    return float(np.max(scores - slack)) - margin
 
 
 def smallest_best(scores: FloatArray, gains: FloatArray, relative: float, penalty: float) -> int:

@@ -64,22 +64,30 @@ class Transductive:
         return self._base
 
     def add(self, i: int) -> float:
-        """Absorb row i; two passes over all rows. Returns its gain."""
+        """Absorb row i; one pass over all rows, with two columns. Returns its gain."""
         w, v, aq = self._look(i)
         u = self._inverse.solve((self.C @ w)[None])[0][0]
         gain = self._push(i, v, aq)
         b = self.alpha / (1.0 + aq)
-        p, r = self.matrix.product(w), self.matrix.product(u)
+        p, r = self.matrix.product(np.stack([w, u], axis=1)).T
         self._aq = np.maximum(self._aq - self.alpha * b * p * p, 0.0)
         self._v = np.maximum(self._v + (b * b * v * p - 2.0 * b * r) * p, 0.0)
         self._error_v += self._pass_error(w, u, p, r, b, v)
         return gain
 
+    def push(self, i: int) -> float:
+        """Absorb row i; `gains()` stay those of before, and are no bounds, until `refresh`. Returns its gain."""
+        _, v, aq = self._look(i)
+        return self._push(i, v, aq)
+
+    def refresh(self) -> None:
+        """Compute all gains afresh, exactly."""
+        self._recompute()
+
     def absorb(self, rows: IntArray) -> None:
         """Absorb many rows, then compute all gains exactly."""
         for i in rows.tolist():
-            _, v, aq = self._look(i)
-            self._push(i, v, aq)
+            self.push(i)
         self._recompute()
 
     def exact_gains(self, rows: IntArray) -> FloatArray:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from spicerack.config import Choice
-from spicerack.errors import ConfigurationError, GradientError
-from spicerack.information.matrix import BoolArray, IntArray
+from spicerack.information.room import Quotas, Room
 from spicerack.selectors.base import (
     EXCLUDED_DTYPE,
+    CheckpointRows,
     MethodOptions,
     Needs,
     Picks,
@@ -23,18 +23,23 @@ from spicerack.selectors.base import (
     Selector,
     read_options,
 )
-from spicerack.selectors.budget import BudgetLike, ResolvedBudget, TokenBudget, parse_budget, resolve
+from spicerack.selectors.budget import BudgetLike, ResolvedBudget, TokenBudget, parse_budget
+from spicerack.selectors.quotas import QuotaLike
+from spicerack.selectors.reading import read_problem
 from spicerack.selectors.registry import MethodInfo, get_selector, methods
 from spicerack.selectors.rows import Rows
 
 __all__ = [
+    "CheckpointRows",
     "Choice",
     "MethodInfo",
     "MethodOptions",
     "Needs",
     "Picks",
     "Problem",
+    "Quotas",
     "ResolvedBudget",
+    "Room",
     "Rows",
     "Selection",
     "Selector",
@@ -52,9 +57,14 @@ def select(
     budget: BudgetLike = 0.1,
     target: Any = None,
     *,
-    target_groups: Sequence[Any] | None = None,
+    target_groups: Sequence[Any] | str | None = None,
     seed: int = 0,
     tokens: Any = None,
+    columns: Mapping[str, Any] | None = None,
+    quotas: str | Mapping[str, QuotaLike] | None = None,
+    groups: Sequence[Any] | str | None = None,
+    include: Sequence[int | str] = (),
+    exclude: Sequence[int | str] = (),
     **method_options: Any,
 ) -> Selection:
     """Pick the rows of a pool worth training on.
@@ -64,87 +74,49 @@ def select(
         method: a name of `methods()`.
         budget: int: rows; float in (0, 1]: share of the rows that can be picked; `TokenBudget`; or text such as
             "10%", "500", "20k tokens".
-        target: rows of what the model should do, like `gradients`, (m, k).
-        target_groups: a label per target row, (m,), for methods that read them.
+        target: rows of what the model should do, like `gradients`, (m, k); or several by name.
+        target_groups: a label per target row, (m,), or a column of the target's table, for methods that read subtasks;
+            default: the names of the targets.
         seed: >= 0, of everything random.
         tokens: tokens per row, (n,), for a token budget over an array; default: the store's.
+        columns: numbers per row, (n,) each, by name, in place of or beside those of the store's table.
+        quotas: least and most picks of each group: "proportional", or group -> "10..50", "..30%", 20 or (least, most);
+            "*" stands for the groups not named.
+        groups: a label per row, (n,), or a column of the store's table; default: its `source`.
+        include: rows that are picked first whatever their score, as numbers or sample ids.
+        exclude: rows that are never picked, as numbers or sample ids.
         method_options: the method's own options.
 
     Returns:
         The selection; its manifest holds every option and automatic choice.
 
     Raises:
-        UnknownNameError: a method or option that does not exist.
-        BudgetError: a budget that cannot be met.
+        UnknownNameError: a method, option, group or sample that does not exist.
+        BudgetError: a budget or quotas that cannot be met.
         ConfigurationError: an option out of range, or a combination that means nothing.
         GradientError: rows that cannot be selected from.
         StoreError: a path without a finished store.
     """
     selector = get_selector(method)
     options = read_options(selector, method_options)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigurationError(f"seed={seed!r}, expected a whole number of at least 0")
-    rows = Rows(gradients)
-    goal, groups = _read_target(selector, rows, target, target_groups)
-    eligible = rows.included
-    if not eligible.any():
-        raise GradientError(f"none of the {rows.n} rows can be picked: {_reasons(rows)}")
-    counts = _read_tokens(rows, tokens, eligible, budget)
-    problem = Problem(
-        rows=rows,
-        budget=resolve(budget, eligible, counts),
-        eligible=eligible,
-        tokens=counts,
-        target=goal,
-        target_groups=groups,
-        seed=int(seed),
+    problem = read_problem(
+        selector,
+        gradients,
+        budget,
+        target,
+        target_groups=target_groups,
+        seed=seed,
+        tokens=tokens,
+        columns=columns,
+        quotas=quotas,
+        groups=groups,
+        include=include,
+        exclude=exclude,
     )
     picks = selector.select(problem, options)
-    excluded = np.array(rows.excluded, dtype=EXCLUDED_DTYPE).view(np.recarray)
+    excluded = np.array(problem.rows.excluded, dtype=EXCLUDED_DTYPE).view(np.recarray)
     manifest = _manifest(selector, options, problem, picks)
     return Selection(picks.indices, picks.scores, picks.trace, picks.certificate, excluded, manifest)
-
-
-def _read_target(
-    selector: Selector, rows: Rows, target: Any, target_groups: Sequence[Any] | None
-) -> tuple[Rows | None, tuple[str, ...] | None]:
-    needs = selector.needs
-    if target is None:
-        if needs.target == "required":
-            raise ConfigurationError(f"method {selector.name!r} needs a target: the rows of what the model should do")
-        if target_groups is not None:
-            raise ConfigurationError("target_groups labels the rows of a target, and there is no target")
-        return None, None
-    if needs.target == "no":
-        raise ConfigurationError(f"method {selector.name!r} reads no target; leave it out")
-    if target_groups is not None and not needs.target_groups:
-        raise ConfigurationError(f"method {selector.name!r} reads no target_groups; leave them out")
-    goal = Rows(target, what="target")
-    if goal.k != rows.k:
-        raise GradientError(f"target rows have {goal.k} dimensions, the gradients {rows.k}; project both alike")
-    if not goal.included.any():
-        raise GradientError(f"none of the {goal.n} target rows can be used: {_reasons(goal)}")
-    if target_groups is None:
-        return goal, None
-    if len(target_groups) != goal.n:
-        raise ConfigurationError(f"target_groups has {len(target_groups)} labels for {goal.n} target rows")
-    return goal, tuple(str(group) for group in target_groups)
-
-
-def _read_tokens(rows: Rows, tokens: Any, eligible: BoolArray, budget: BudgetLike) -> IntArray | None:
-    """Token counts, where the budget counts tokens."""
-    if not isinstance(parse_budget(budget), TokenBudget):
-        return None
-    counts = rows.tokens() if tokens is None else np.asarray(tokens)
-    if counts.shape != (rows.n,) or counts.dtype.kind not in "iu":
-        raise ConfigurationError(
-            f"tokens has shape {counts.shape} and dtype {counts.dtype}, expected {rows.n} integers"
-        )
-    if (counts[eligible] < 0).any():
-        raise ConfigurationError(
-            f"row {int(np.flatnonzero(eligible & (counts < 0))[0])} has a negative number of tokens"
-        )
-    return counts.astype(np.int64)
 
 
 def _manifest(selector: Selector, options: MethodOptions, problem: Problem, picks: Picks) -> dict[str, Any]:
@@ -156,6 +128,9 @@ def _manifest(selector: Selector, options: MethodOptions, problem: Problem, pick
         "options": {**options.model_dump(), **picks.resolved},
         "choices": [choice._asdict() for choice in problem.choices],
         "gradients": problem.rows.description(),
+        "quotas": _quotas(problem),
+        "include": list(problem.forced),
+        "excluded_by_caller": int(np.count_nonzero(problem.rows.included & ~problem.eligible)),
         "target": None if problem.target is None else problem.target.description(),
         "excluded_counts": dict(reasons),
         "versions": {
@@ -166,5 +141,10 @@ def _manifest(selector: Selector, options: MethodOptions, problem: Problem, pick
     }
 
 
-def _reasons(rows: Rows) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in rows.excluded).items())
+def _quotas(problem: Problem) -> dict[str, list[int]] | None:
+    """Least and most of each group, as counted."""
+    quotas = problem.quotas
+    if quotas is None:
+        return None
+    both = zip(quotas.names, quotas.least.tolist(), quotas.most.tolist(), strict=True)
+    return {name: [least, most] for name, least, most in both}

@@ -14,6 +14,7 @@ from spicerack.config import Choice
 from spicerack.errors import ConfigurationError, UnknownNameError
 from spicerack.information.certificate import Certificate
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.information.room import Quotas, Room
 from spicerack.selectors.budget import ResolvedBudget
 from spicerack.selectors.rows import Rows
 
@@ -35,11 +36,25 @@ class Needs:
         gradients: whether it reads the rows at all (else their number is enough).
         target: whether target rows are required, optional or of no use to it.
         target_groups: whether it reads a label per target row.
+        arrays: arrays of the store that it reads with its default options.
+        columns: columns of the store's table that it reads with its default options.
     """
 
     gradients: bool = True
     target: Literal["no", "optional", "required"] = "no"
     target_groups: bool = False
+    arrays: tuple[str, ...] = ("gradient",)
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointRows:
+    """One checkpoint of the model: its name, its weight (all sum to 1), the pool's rows (n, k), the target's (m, k)."""
+
+    name: str
+    weight: float
+    rows: Rows
+    target: Rows | None
 
 
 @dataclass(frozen=True)
@@ -47,13 +62,17 @@ class Problem:
     """What a selector sees.
 
     Attributes:
-        rows: the pool's rows (n, k).
+        rows: the pool's rows (n, k), of the last checkpoint.
         budget: what may be picked.
         eligible: rows that may be picked, (n,); at least one.
         tokens: tokens of each row, (n,), or None.
         target: target rows (m, k), or None.
         target_groups: a label per target row (m,), or None.
         seed: of everything random.
+        checkpoints: the model's checkpoints, at least one; the last one's rows are `rows` and `target`.
+        columns: columns given by the caller, by name, each (n,).
+        quotas: least and most rows of each group, or None.
+        forced: rows that come first, in this order.
         choices: where the selector records its automatic choices.
     """
 
@@ -64,7 +83,37 @@ class Problem:
     target: Rows | None = None
     target_groups: tuple[str, ...] | None = None
     seed: int = 0
+    checkpoints: tuple[CheckpointRows, ...] = ()
+    columns: Mapping[str, FloatArray] = field(default_factory=dict)
+    quotas: Quotas | None = None
+    forced: tuple[int, ...] = ()
     choices: list[Choice] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            only = CheckpointRows("checkpoint-0", 1.0, self.rows, self.target)
+            object.__setattr__(self, "checkpoints", (only,))
+
+    def room(self) -> Room:
+        """What may be picked: none taken yet, the forced rows listed."""
+        return Room(
+            self.eligible,
+            count=self.budget.count,
+            capacity=self.budget.tokens,
+            tokens=self.tokens,
+            quotas=self.quotas,
+            forced=self.forced,
+        )
+
+    def column(self, name: str) -> FloatArray:
+        """A column of the pool's table, (n,) float64.
+
+        Raises:
+            ConfigurationError: neither the caller nor the store has it.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        return self.rows.column(name)
 
     def choose(self, name: str, value: Any, reason: str) -> None:
         """Record an automatic choice; the caller prints it once, the manifest keeps it."""

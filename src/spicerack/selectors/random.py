@@ -27,25 +27,15 @@ class Random:
     Options: type[MethodOptions] = RandomOptions
 
     def select(self, problem: Problem, options: RandomOptions) -> Picks:
-        """Pick by priority; under a token budget a row that no longer fits is skipped."""
+        """Pick by priority; a row that the budget or a quota has no room for is skipped."""
         priority = np.random.Generator(np.random.PCG64(problem.seed)).random(problem.eligible.size)
         scores = np.where(problem.eligible, priority, np.nan)
         order = np.argsort(-priority, kind="stable")
         order = order[problem.eligible[order]]
-        if problem.budget.count is not None:
-            indices = order[: problem.budget.count]
-        else:
-            assert problem.tokens is not None  # resolve() saw to it
-            assert problem.budget.tokens is not None
-            left, kept = problem.budget.tokens, []
-            for i in order.tolist():
-                if problem.tokens[i] <= left:
-                    left -= int(problem.tokens[i])
-                    kept.append(i)
-            indices = np.array(kept, dtype=np.int64)
+        indices = problem.room().take_in_order(order)
         trace = np.empty(indices.size, dtype=TRACE_DTYPE)
         trace["score"] = scores[indices]
-        return Picks(indices.astype(np.int64), scores, trace)
+        return Picks(indices, scores, trace)
 
 
 RANDOM = Random()

@@ -1,33 +1,29 @@
-"""The rows a selector reads, from an array in memory or a gradient store: the only place that knows both.
+"""The rows a selector reads, in either form, from an array in memory or a gradient store.
 
 A row is plain (as given) or scaled to unit length. Rows with a value that is not finite (in float32), and those a
 store marks, are excluded; they read as zeros. `row_matrix` pairs the working copy with exact rows, so that picks do
-not depend on the precision of the working copy.
+not depend on the precision of the working copy, nor on whether it is held in memory or streamed from the store.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.errors import BudgetError, GradientError
+from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
-
-if TYPE_CHECKING:
-    from spicerack.store.reader import GradientStore
+from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 
 RowForm = Literal["plain", "unit"]
 Working = type[np.float32] | type[np.float64]
 
-NON_FINITE = "non-finite gradient"
-LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = 1e-30
-BLOCK_ROWS = 4096
+BLOCK_BYTES = 16 << 20
 
 
 class Rows:
@@ -43,38 +39,62 @@ class Rows:
     """
 
     def __init__(self, source: Any, *, what: str = "gradients") -> None:
-        self._store: GradientStore | None = None
-        self._array: npt.NDArray[Any] | None = None
+        self._what = what
         self._cached: tuple[RowForm, npt.NDArray[Any]] | None = None
-        if isinstance(source, (str, Path)):
-            from spicerack.store.reader import GradientStore
-
-            source = GradientStore.open(source)
-        if hasattr(source, "rows_table"):
-            self._store = cast("GradientStore", source)
-            self.n, self.k = int(source.n), int(source.k)
+        self._source: Source
+        if isinstance(source, (ArraySource, StoreSource, JoinedSource)):
+            self._source = source
         else:
-            self._array = _as_array(source, what)
-            self.n, self.k = self._array.shape
+            if isinstance(source, (str, Path)):
+                from spicerack.store.reader import GradientStore
+
+                source = GradientStore.open(source)
+            stored = hasattr(source, "rows_table")
+            self._source = StoreSource(source) if stored else ArraySource(_as_array(source, what))
+        self.n, self.k = self._source.n, self._source.k
         if self.n == 0 or self.k == 0:
             raise GradientError(
                 f"{what} of shape ({self.n}, {self.k}) hold nothing; expected at least one row and column"
             )
+
+    @classmethod
+    def joined(cls, named: Mapping[str, Rows], *, what: str = "target") -> Rows:
+        """Rows of several sources, one after the other.
+
+        Raises:
+            GradientError: their dimensions differ.
+        """
+        return cls(JoinedSource([(name, rows._source) for name, rows in named.items()]), what=what)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, k)."""
         return self.n, self.k
 
-    @cached_property
+    @property
+    def store(self) -> Any:
+        """The `GradientStore` behind the rows, or None."""
+        return getattr(self._source, "store", None)
+
+    def array(self, name: str) -> Rows:
+        """The same samples' rows of another named array of the store; an array stands for whatever is asked.
+
+        Raises:
+            ConfigurationError: the store has no such array; says how to make it.
+        """
+        return Rows(_of_array(self._source, name), what=self._what)
+
+    @property
+    def segments(self) -> tuple[Any, ...]:
+        """The tracked module (`name`, `start`, `stop`) of each run of columns; one for all where it is not known."""
+        from spicerack.store.layout import Segment
+
+        return (Segment("gradient", 0, self.k),) if self.store is None else tuple(self.store.segments)
+
+    @property
     def excluded(self) -> list[tuple[int, str]]:
         """Rows that may never be picked, ascending, each with its reason."""
-        if self._store is not None:
-            reasons = dict(self._store.excluded())
-            norms = np.asarray(self._store.rows_table().column("sketch_norm").to_numpy(), dtype=np.float64)
-            reasons.update({int(i): NON_FINITE for i in np.flatnonzero(~np.isfinite(norms)) if int(i) not in reasons})
-            return sorted(reasons.items())
-        return [(int(i), NON_FINITE) for i in np.flatnonzero(~self._finite)]
+        return self._source.excluded
 
     @cached_property
     def included(self) -> BoolArray:
@@ -86,46 +106,68 @@ class Rows:
     @cached_property
     def norms(self) -> FloatArray:
         """Length of every plain row, (n,); 0 for excluded rows."""
-        if self._store is not None:
-            norms = np.asarray(self._store.rows_table().column("sketch_norm").to_numpy(), dtype=np.float64)
-            return np.where(self.included, norms, 0.0)
+        if self._source.scale is not None:
+            return self._source.scale
         norms = np.empty(self.n)
-        for start in range(0, self.n, BLOCK_ROWS):
-            norms[start : start + BLOCK_ROWS] = np.linalg.norm(self._plain(slice(start, start + BLOCK_ROWS)), axis=1)
+        for part in self._parts(BLOCK_ROWS):
+            norms[part] = np.linalg.norm(self._source.native(part).astype(np.float64), axis=1)
         return norms
 
+    def take(self, rows: IntArray | slice, form: RowForm = "plain") -> FloatArray:
+        """The exact rows of these numbers, float64 (r, k); a row of zeros stays zero at unit length."""
+        if self._source.scale is None:
+            values = self._source.native(rows).astype(np.float64)
+            return _scaled(values, self.norms[rows]) if form == "unit" else values
+        values = self.working(rows, form).astype(np.float64)
+        return _scaled(values, np.linalg.norm(values, axis=1)) if form == "unit" else values
+
+    def working(self, rows: IntArray | slice, form: RowForm = "plain", dtype: Working = np.float32) -> npt.NDArray[Any]:
+        """Rows of these numbers as the passes read them, (r, k); exact up to rounding to `dtype`."""
+        if self._cached is not None and self._cached[0] == form and self._cached[1].dtype == dtype:
+            return self._cached[1][rows]
+        scale = self._source.scale
+        if scale is None or dtype == np.float64:
+            values = self.take(rows, form) if form == "unit" or scale is not None else self._source.native(rows)
+            return values.astype(dtype, copy=False)
+        values = self._source.native(rows)
+        if form == "plain":
+            values *= scale[rows].astype(np.float32)[:, None]
+            return values
+        return _scaled(values, np.linalg.norm(values, axis=1))  # a unit row in half precision is not of unit length
+
+    def stream(self, form: RowForm = "plain", dtype: Working = np.float32) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """All working rows in order, a block of about 16 MB at a time: the whole matrix is never in memory."""
+        for part in self._parts(max(1, BLOCK_BYTES // (np.dtype(dtype).itemsize * self.k))):
+            yield part, self.working(part, form, dtype)
+
     def matrix(self, form: RowForm = "plain", dtype: Working = np.float32) -> npt.NDArray[Any]:
-        """All rows (n, k) in memory; the array itself where form and dtype are its own, so never write to it."""
-        if self._array is not None and form == "plain" and self._array.dtype == dtype and bool(self._finite.all()):
-            return self._array
-        source = self._loaded(form) if self._store is not None else None
-        if source is not None and source.dtype == dtype:
-            return source
+        """All working rows (n, k) in memory; the array itself where form and dtype are its own: never write to it."""
+        source = self._source
+        if isinstance(source, ArraySource) and form == "plain" and source.array.dtype == dtype and not source.excluded:
+            return source.array
+        if self._cached is not None and self._cached[0] == form and self._cached[1].dtype == dtype:
+            return self._cached[1]
         matrix = np.empty(self.shape, dtype=dtype)
-        for start in range(0, self.n, BLOCK_ROWS):
-            rows = np.arange(start, min(start + BLOCK_ROWS, self.n))
-            matrix[rows[0] : rows[-1] + 1] = self.take(rows, form)
+        for part, rows in self.stream(form, dtype):
+            matrix[part] = rows
+        self._cached = (form, matrix)
         return matrix
 
-    def block(self, start: int, stop: int, form: RowForm = "plain") -> FloatArray:
-        """Rows `start` to `stop`, float64."""
-        return self.take(np.arange(start, min(stop, self.n)), form)
+    def row_matrix(self, form: RowForm, dtype: Working, *, memory: int | None = None) -> RowMatrix:
+        """Working copy and exact rows, for an information state.
 
-    def take(self, rows: IntArray, form: RowForm = "plain") -> FloatArray:
-        """The exact rows of these numbers, float64 (r, k); a row of zeros stays zero at unit length."""
-        if self._store is None:
-            values = self._plain(rows)
-            lengths = self.norms[rows] if form == "unit" else None
-        else:
-            values = self._loaded(form)[rows].astype(np.float64)
-            lengths = np.linalg.norm(values, axis=1) if form == "unit" else None
-        if lengths is not None:
-            values /= np.where(lengths > 0.0, lengths, 1.0)[:, None]
-        return values
-
-    def row_matrix(self, form: RowForm, dtype: Working) -> RowMatrix:
-        """Working copy and exact rows, for an information state."""
-        matrix = RowMatrix(self.matrix(form, dtype), lambda rows: self.take(rows, form))
+        Args:
+            form: of the rows.
+            dtype: of the working copy.
+            memory: bytes that the working copy may take; a larger one is streamed from the store. None: no limit.
+        """
+        large = memory is not None and self.n * self.k * np.dtype(dtype).itemsize > memory
+        matrix = RowMatrix(
+            None if large and self.store is not None else self.matrix(form, dtype),
+            rows_at=lambda rows: self.take(rows, form),
+            working_at=lambda rows: self.working(rows, form, dtype),
+            shape=self.shape,
+        )
         squared = matrix.squared_norms
         if (squared[squared > 0.0] < SMALLEST**2).any():
             matrix.widen()  # float32 would read such rows as zeros
@@ -137,52 +179,72 @@ class Rows:
         Raises:
             BudgetError: an array has no token counts.
         """
-        if self._store is None:
+        if self.store is None:
             raise BudgetError("a token budget needs the tokens of each row: give a gradient store, or tokens=")
-        return np.asarray(self._store.rows_table().column("tokens").to_numpy(), dtype=np.int64)
+        return np.asarray(self._source.column("tokens"), dtype=np.int64)
+
+    def column(self, name: str) -> FloatArray:
+        """A column of the store's table or its features, (n,) float64.
+
+        Raises:
+            ConfigurationError: there is none of this name.
+        """
+        return np.asarray(self._source.column(name), dtype=np.float64)
+
+    def label(self, name: str) -> npt.NDArray[Any]:
+        """A column of the store's table as it is, (n,), text included.
+
+        Raises:
+            ConfigurationError: there is none of this name.
+        """
+        return self._source.column(name)
+
+    def of_checkpoint(self, name: str) -> Rows:
+        """The same samples' rows at another checkpoint of the model.
+
+        Raises:
+            ConfigurationError: the store does not hold it; an array holds one checkpoint only.
+        """
+        return Rows(_of_checkpoint(self._source, name, self._what), what=self._what)
 
     def description(self) -> dict[str, Any]:
         """What the manifest says of the rows."""
-        about: dict[str, Any] = {"rows": self.n, "dimension": self.k}
-        if self._store is not None:
-            return {**about, "kind": "store", "path": str(self._store.path), "fingerprint": self._store.fingerprint()}
-        assert self._array is not None
-        digest = hashlib.sha256(self._array.data).hexdigest()
-        return {**about, "kind": "array", "dtype": str(self._array.dtype), "fingerprint": digest}
+        return {"rows": self.n, "dimension": self.k, **self._source.description()}
 
-    @cached_property
-    def _finite(self) -> BoolArray:
-        finite = np.ones(self.n, dtype=bool)
-        if self._array is not None and self._array.dtype.kind == "f":
-            for start in range(0, self.n, BLOCK_ROWS):
-                block = self._array[start : start + BLOCK_ROWS]
-                finite[start : start + BLOCK_ROWS] = (np.abs(block.astype(np.float64)) <= LARGEST).all(axis=1)
-        return finite
+    def _parts(self, rows: int) -> Iterator[slice]:
+        for start in range(0, self.n, rows):
+            yield slice(start, min(start + rows, self.n))
 
-    def _plain(self, rows: IntArray | slice) -> FloatArray:
-        assert self._array is not None  # rows of a store are read by `_loaded`
-        values = self._array[rows].astype(np.float64)
-        values[~self._finite[rows]] = 0.0
-        return values
 
-    def _loaded(self, form: RowForm) -> npt.NDArray[Any]:
-        """The store's rows in memory, float32, in one form at a time: stores hold half precision, so this is exact."""
-        assert self._store is not None
-        if self._cached is None or self._cached[0] != form:
-            matrix = self._store.matrix(rows=form, dtype=np.float32)
-            matrix[~self.included] = 0.0
-            for start in range(0, self.n, BLOCK_ROWS):
-                block = matrix[start : start + BLOCK_ROWS]
-                if not np.isfinite(block).all():
-                    row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                    raise GradientError(
-                        f"row {row} of {self._store.path} is not finite, though the store's table says so"
-                    )
-                if form == "unit":  # a unit row rounded to half precision is not of unit length
-                    lengths = np.linalg.norm(block, axis=1, keepdims=True)
-                    block /= np.where(lengths > 0.0, lengths, 1.0)
-            self._cached = (form, matrix)
-        return self._cached[1]
+def free_memory() -> int:
+    """Bytes of physical memory that are free now, at least 1 GB."""
+    import psutil
+
+    return max(1 << 30, int(psutil.virtual_memory().available))
+
+
+def _of_array(source: Source, name: str) -> Source:
+    if isinstance(source, JoinedSource):
+        return JoinedSource([(part, _of_array(inner, name)) for part, inner in source.parts])
+    return StoreSource(source.store, name) if isinstance(source, StoreSource) else source
+
+
+def _of_checkpoint(source: Source, name: str, what: str) -> Source:
+    if isinstance(source, JoinedSource):
+        return JoinedSource([(part, _of_checkpoint(inner, name, what)) for part, inner in source.parts])
+    held = {c.name: c.store for c in source.store.checkpoints} if isinstance(source, StoreSource) else {}
+    if name not in held:
+        raise ConfigurationError(
+            f"the {what} holds no checkpoint {name!r} (it has {', '.join(held) or 'none: it is an array'}); take the "
+            "gradients of pool and target at the same checkpoints"
+        )
+    return StoreSource(held[name], source.name) if isinstance(source, StoreSource) else source
+
+
+def _scaled(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows over their lengths; a row of zeros stays one."""
+    values /= np.where(lengths > 0.0, lengths, 1.0)[:, None].astype(values.dtype)
+    return values
 
 
 def _as_array(source: Any, what: str) -> npt.NDArray[Any]:

@@ -8,28 +8,24 @@ posterior variance of target directions (objective "transductive", ours). Early 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from spicerack.errors import ConfigurationError
-from spicerack.information.certificate import Allowance, Certificate, PrefixBounds, certify, greedy_factor
-from spicerack.information.conflict import Conflict
-from spicerack.information.decomposition import TRACE_DTYPE
+from spicerack.information.conflict import Conflict, Penalty, mean_row
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
-from spicerack.information.greedy import GreedyResult, final_scores, greedy
+from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import FloatArray, IntArray, RowMatrix, second_moment
+from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, median_alpha, second_moment
+from spicerack.information.schedule import walk_pools
+from spicerack.information.search import partition_greedy, room_among, search, stochastic_greedy
 from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.budget import ResolvedBudget
-
-POOL_TRACE_DTYPE = np.dtype([*((name, np.float64) for name in TRACE_DTYPE.names or ()), ("pool", np.int64)])
-"""Trace of the schedule "pools": the columns of `TRACE_DTYPE` and the number of the candidate pool."""
+from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
+from spicerack.selectors.rows import free_memory
 
 
 class SpiceOptions(MethodOptions):
@@ -39,7 +35,11 @@ class SpiceOptions(MethodOptions):
         "volume",
         description="log-det of the Fisher matrix, or variance left in the target's (else the pool's) directions",
     )
-    penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict, in units of gain")
+    penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict")
+    penalty_unit: Literal["information", "gain"] = Field(
+        "information", description="of lambda: the paper's absolute one, or the largest gain on offer (scale-free)"
+    )
+    center: bool = Field(False, description="subtract the pool's mean row before conflict is measured")
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="weight of a row; auto: alpha * median |g|^2 = 1"
     )
@@ -51,8 +51,21 @@ class SpiceOptions(MethodOptions):
     schedule: Literal["global", "pools"] = Field("global", description="one greedy, or one per shuffled candidate pool")
     pool_size: Annotated[int, Field(ge=1)] = Field(120, description="rows of a candidate pool")
     pool_picks: Annotated[int, Field(ge=1)] = Field(12, description="rows picked of each candidate pool")
+    search: Literal["exact", "stochastic", "partitions"] = Field(
+        "exact", description="every pick the best; or the best of a random sample; or of what parts of the pool picked"
+    )
+    stochastic_loss: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of the guarantee that stochastic greedy may lose: sets its sample size"
+    )
+    partitions: Annotated[int, Field(ge=2)] = Field(8, description="parts of the two-round search")
     certify: bool = Field(True, description="bound how far the set is from the best (volume with full or diag)")
+    compare_penalty: Literal["auto"] | bool = Field(
+        "auto", description="select without penalty too, to tell what it changed; auto: where that is quick"
+    )
     precision: Literal["float32", "float64"] = Field("float32", description="dtype of the passes; picks do not change")
+    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="larger working copies of the rows are streamed from the store; None: half of free memory"
+    )
 
     @model_validator(mode="after")
     def _combinations(self) -> SpiceOptions:
@@ -60,6 +73,8 @@ class SpiceOptions(MethodOptions):
             raise ValueError(f"objective='transductive' is defined for fisher='full', not {self.fisher!r}")
         if self.pool_picks > self.pool_size:
             raise ValueError(f"pool_picks={self.pool_picks} is above pool_size={self.pool_size}")
+        if self.schedule == "pools" and self.search != "exact":
+            raise ValueError(f"schedule='pools' searches each pool exactly; leave out search={self.search!r}")
         return self
 
 
@@ -73,45 +88,39 @@ class Spice:
     Options: type[MethodOptions] = SpiceOptions
 
     def select(self, problem: Problem, options: SpiceOptions) -> Picks:
-        """Pick by the chosen objective and schedule."""
+        """Pick by the chosen objective, schedule and search."""
         if problem.target is not None and options.objective == "volume":
             raise ConfigurationError(
                 "objective='volume' reads no target: use objective='transductive', or leave the target out"
             )
-        matrix = problem.rows.row_matrix(options.rows, np.float32 if options.precision == "float32" else np.float64)
-        alpha = _resolve_alpha(problem, options, matrix)
-        fisher = _Fisher(options, alpha, _target_moment(problem, options, matrix))
-        if options.schedule == "global":
-            result, certificate = _global(problem, options, fisher, matrix)
-            return Picks(result.indices, result.scores, result.trace, certificate, {"alpha": alpha})
-        indices, trace = _pools(problem, options, fisher, matrix)
-        state, conflict = fisher.state(matrix), Conflict(matrix)
-        state.absorb(indices)
-        conflict.absorb(indices)
-        scores = final_scores(
-            state,
-            conflict,
-            penalty=options.penalty,
-            eligible=problem.eligible,
-            indices=indices,
-            picked=trace["score"],
-        )
-        stopped = options.stop_ratio is not None
-        return Picks(indices, scores, trace, _certificate(problem, options, state, indices, stopped), {"alpha": alpha})
+        task = Task(problem, options)
+        result = task.walk() if options.schedule == "pools" else task.search()
+        certificate = certificate_of(problem, options, task.state, result, task.prefixes, task.one_run)
+        resolved: dict[str, Any] = {"alpha": task.alpha}
+        resolved |= penalty_report(problem, options, result, task.without_penalty)
+        return Picks(result.indices, result.scores, result.trace, certificate, resolved)
 
 
 SPICE = Spice()
 
 
-@dataclass(frozen=True)
-class _Fisher:
-    """Makes information states without picks."""
+class Task:
+    """One selection: rows, alpha, center, and the state that ends up holding the picks."""
 
-    options: SpiceOptions
-    alpha: float
-    moment: FloatArray | None
+    def __init__(self, problem: Problem, options: SpiceOptions) -> None:
+        self.problem, self.options = problem, options
+        dtype = np.float32 if options.precision == "float32" else np.float64
+        self.matrix = problem.rows.row_matrix(options.rows, dtype, memory=_memory(problem, options, dtype))
+        self.alpha = _resolve_alpha(problem, options, self.matrix)
+        self.moment = _target_moment(problem, options, self.matrix)
+        self.center = mean_row(self.matrix, problem.eligible) if options.center else None
+        self.penalty = Penalty(options.penalty, relative=options.penalty_unit == "gain")
+        self.state = self.make_state(self.matrix)
+        self.prefixes = prefix_bounds(problem, options, self.state)
+        self.one_run = options.schedule == "global" and options.search == "exact"
 
-    def state(self, matrix: RowMatrix) -> InformationState:
+    def make_state(self, matrix: RowMatrix) -> InformationState:
+        """An information state without picks."""
         if self.moment is not None:
             return Transductive(matrix, self.moment, self.alpha)
         if self.options.fisher == "full":
@@ -120,20 +129,96 @@ class _Fisher:
             return DiagonalFisher(matrix, self.alpha)
         return AdaFisherCode(matrix, self.alpha)
 
+    def search(self) -> GreedyResult:
+        """One greedy over the whole pool."""
+        result = self._search(self.state, self.penalty)
+        if result.sharpened_at is not None:
+            reason = f"float32 could not tell the best rows apart after {result.sharpened_at} picks"
+            self.problem.choose("precision", "float64", reason)
+        return result
+
+    def without_penalty(self) -> GreedyResult:
+        """The same search with lambda zero."""
+        state = self.make_state(self.matrix)
+        if self.options.schedule == "pools":
+            return self._walk(state, Penalty(0.0))
+        return self._search(state, Penalty(0.0), watched=False)
+
+    def walk(self) -> GreedyResult:
+        """The schedule "pools"."""
+        return self._walk(self.state, self.penalty)
+
+    def _search(self, state: InformationState, penalty: Penalty, *, watched: bool = True) -> GreedyResult:
+        problem, options, room = self.problem, self.options, self.problem.room()
+        conflict = Conflict(self.matrix, self.center)
+        common: dict[str, Any] = {"penalty": penalty, "stop_ratio": options.stop_ratio}
+        if options.search == "stochastic":
+            if room.count is None:
+                raise ConfigurationError("search='stochastic' draws n / count rows a pick: give a budget in rows")
+            return stochastic_greedy(
+                state,
+                conflict,
+                room=room,
+                eligible=problem.eligible,
+                count=room.count,
+                loss=options.stochastic_loss,
+                seed=problem.seed,
+                **common,
+            )
+        eligible = problem.eligible
+        if options.search == "partitions":
+            eligible = self._second_round(penalty)
+            room.keep(eligible)
+        watch = self.prefixes.watch if self.prefixes and watched and options.search == "exact" else None
+        result = search(state, conflict, room=room, eligible=problem.eligible, watch=watch, **common)
+        return result
+
+    def _second_round(self, penalty: Penalty) -> BoolArray:
+        problem = self.problem
+        rows = partition_greedy(
+            self.make_state,
+            self.matrix,
+            self.center,
+            penalty=penalty,
+            make_room=lambda part: room_among(problem.room(), part, problem.tokens, problem.quotas),
+            eligible=problem.eligible,
+            parts=self.options.partitions,
+            seed=problem.seed,
+        )
+        kept = np.zeros(self.matrix.n, dtype=bool)
+        kept[rows] = True
+        kept[list(problem.forced)] = True
+        return kept
+
+    def _walk(self, state: InformationState, penalty: Penalty) -> GreedyResult:
+        problem, options = self.problem, self.options
+        indices, trace = walk_pools(
+            self.matrix,
+            self.make_state,
+            self.center,
+            penalty=penalty,
+            room=problem.room(),
+            eligible=problem.eligible,
+            pool_size=options.pool_size,
+            pool_picks=options.pool_picks,
+            stop_ratio=options.stop_ratio,
+            seed=problem.seed,
+        )
+        conflict = Conflict(self.matrix, self.center)
+        state.absorb(indices)
+        conflict.absorb(indices)
+        scores = final_scores(
+            state, conflict, penalty=penalty, eligible=problem.eligible, indices=indices, picked=trace["score"]
+        )
+        stopped: Literal["budget", "stop_ratio"] = "budget" if options.stop_ratio is None else "stop_ratio"
+        return GreedyResult(indices, trace, scores, stopped, None)
+
 
 def _resolve_alpha(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -> float:
-    """Alpha such that `alpha * median |g|^2 = 1`: norms of real models span orders of magnitude."""
     if options.alpha != "auto":
         return float(options.alpha)
-    squared = matrix.squared_norms[problem.eligible]
-    median, of = float(np.median(squared)), "eligible rows"
-    if median == 0.0 and squared.any():
-        median, of = float(np.median(squared[squared > 0.0])), "non-zero rows, most rows being zero"
-    if median == 0.0:
-        problem.choose("alpha", 1.0, "every row is zero, so any alpha gives the same picks")
-        return 1.0
-    alpha = 1.0 / median
-    problem.choose("alpha", alpha, f"alpha * median |g|^2 = 1 over the {of}")
+    alpha, reason = median_alpha(matrix, problem.eligible)
+    problem.choose("alpha", alpha, reason)
     return alpha
 
 
@@ -142,159 +227,19 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
         return None
     if problem.target is None:
         problem.choose("target", "pool", "objective='transductive' without a target: the pool's own rows stand for it")
-        return second_moment(matrix, problem.eligible)
-    return second_moment(problem.target.row_matrix(options.rows, np.float32), problem.target.included)
+        return second_moment(matrix, problem.eligible) / np.count_nonzero(problem.eligible)
+    usable = problem.target.included
+    return second_moment(problem.target.row_matrix(options.rows, np.float32), usable) / np.count_nonzero(usable)
 
 
-def _global(
-    problem: Problem, options: SpiceOptions, fisher: _Fisher, matrix: RowMatrix
-) -> tuple[GreedyResult, Certificate | None]:
-    state = fisher.state(matrix)
-    bounded = options.certify and options.stop_ratio is None and isinstance(state, (FullFisher, DiagonalFisher))
-    prefixes = PrefixBounds(_allowance(problem, None)) if bounded else None
-    result = greedy(
-        state,
-        Conflict(matrix),
-        penalty=options.penalty,
-        budget=problem.budget,
-        eligible=problem.eligible,
-        tokens=problem.tokens,
-        stop_ratio=options.stop_ratio,
-        watch=prefixes.watch if prefixes else None,
-    )
-    if result.sharpened_at is not None:
-        reason = f"float32 could not tell the best rows apart after {result.sharpened_at} picks"
-        problem.choose("precision", "float64", reason)
-    stopped = result.stopped == "stop_ratio"
-    certificate = _certificate(problem, options, state, result.indices, stopped, prefixes)
-    return result, _with_greedy_factor(certificate, problem, options, result)
-
-
-def _certificate(
-    problem: Problem,
-    options: SpiceOptions,
-    state: InformationState,
-    indices: IntArray,
-    stopped: bool,
-    prefixes: PrefixBounds | None = None,
-) -> Certificate | None:
-    if not options.certify:
+def _memory(problem: Problem, options: SpiceOptions, dtype: type[np.floating[Any]]) -> int | None:
+    """Bytes that the working copy may take; recorded where it has to be streamed."""
+    if problem.rows.store is None:
         return None
-    if not isinstance(state, (FullFisher, DiagonalFisher)):
-        what = options.objective if options.objective == "transductive" else options.fisher
-        problem.choose("certificate", None, f"{what!r} is not submodular information: no bound holds")
-        return None
-    allowance = _allowance(problem, indices if stopped else None)
-    certificate = certify(state, indices, eligible=problem.eligible, allowance=allowance, prefixes=prefixes)
-    for note in certificate.notes:
-        problem.choose("certificate", certificate.method, note)
-    return certificate
-
-
-def _with_greedy_factor(
-    certificate: Certificate | None, problem: Problem, options: SpiceOptions, result: GreedyResult
-) -> Certificate | None:
-    count = _allowance(problem, result.indices if result.stopped == "stop_ratio" else None).count
-    if certificate is None or count is None:
-        return certificate
-    gains, scores = result.trace["gain"], result.trace["score"]
-    return replace(certificate, greedy_factor=greedy_factor(gains, scores, penalty=options.penalty, count=count))
-
-
-def _allowance(problem: Problem, stopped_at: IntArray | None) -> Allowance:
-    """The sets a certificate speaks of: those of the budget, or no larger than the set of a run that stopped early."""
-    if problem.budget.count is not None:
-        return Allowance(count=problem.budget.count if stopped_at is None else int(stopped_at.size))
-    assert problem.tokens is not None  # resolve() saw to it
-    spent = problem.budget.tokens if stopped_at is None else int(problem.tokens[stopped_at].sum())
-    return Allowance(capacity=spent, tokens=problem.tokens)
-
-
-def _pools(
-    problem: Problem, options: SpiceOptions, fisher: _Fisher, matrix: RowMatrix
-) -> tuple[IntArray, npt.NDArray[Any]]:
-    """Walk the rows, shuffled by seed, in candidate pools; the same greedy in each, its state starting afresh."""
-    order = np.random.Generator(np.random.PCG64(problem.seed)).permutation(np.flatnonzero(problem.eligible))
-    pools = [order[start : start + options.pool_size] for start in range(0, order.size, options.pool_size)]
-    _check_reach(problem, options, [pool.size for pool in pools])
-    left = problem.budget
-    picked: list[IntArray] = []
-    traces: list[npt.NDArray[Any]] = []
-    for number, shuffled in enumerate(pools):
-        if left.count == 0:
-            break
-        result = _one_pool(problem, options, fisher, matrix, np.sort(shuffled), left)
-        rows = np.sort(shuffled)[result.indices]
-        picked.append(rows)
-        traces.append(_with_pool(result.trace, number))
-        left = _spend(left, rows, problem.tokens)
-    indices = np.concatenate(picked).astype(np.int64)
-    _check_spent(problem, options, indices, left)
-    return indices, np.concatenate(traces)
-
-
-def _one_pool(
-    problem: Problem, options: SpiceOptions, fisher: _Fisher, matrix: RowMatrix, rows: IntArray, left: ResolvedBudget
-) -> GreedyResult:
-    part = RowMatrix(matrix.G[rows], lambda inner: matrix.rows_at(rows[inner]))
-    limit = _PoolBudget(options.pool_picks if left.count is None else min(options.pool_picks, left.count), left.tokens)
-    return greedy(
-        fisher.state(part),
-        Conflict(part),
-        penalty=options.penalty,
-        budget=limit,
-        eligible=np.ones(rows.size, dtype=bool),
-        tokens=None if problem.tokens is None else problem.tokens[rows],
-        stop_ratio=options.stop_ratio,
-    )
-
-
-@dataclass(frozen=True)
-class _PoolBudget:
-    """Inside one candidate pool both limits may hold."""
-
-    count: int | None
-    tokens: int | None
-
-
-def _spend(left: ResolvedBudget, rows: IntArray, tokens: IntArray | None) -> ResolvedBudget:
-    if left.count is not None:
-        return ResolvedBudget(count=left.count - rows.size)
-    assert left.tokens is not None
-    assert tokens is not None
-    return ResolvedBudget(tokens=left.tokens - int(tokens[rows].sum()))
-
-
-def _with_pool(trace: npt.NDArray[Any], number: int) -> npt.NDArray[Any]:
-    table = np.empty(trace.size, dtype=POOL_TRACE_DTYPE)
-    for name in TRACE_DTYPE.names or ():
-        table[name] = trace[name]
-    table["pool"] = number
-    return table
-
-
-def _check_reach(problem: Problem, options: SpiceOptions, sizes: list[int]) -> None:
-    count = problem.budget.count
-    if count is None or sum(min(options.pool_picks, size) for size in sizes) >= count:
-        return
-    enough = next(p for p in range(1, options.pool_size + 1) if sum(min(p, size) for size in sizes) >= count)
-    raise ConfigurationError(
-        f"schedule='pools' with pool_picks={options.pool_picks} of pool_size={options.pool_size} reaches "
-        f"{sum(min(options.pool_picks, size) for size in sizes)} rows, the budget is {count}; use pool_picks={enough}"
-    )
-
-
-def _check_spent(problem: Problem, options: SpiceOptions, indices: IntArray, left: ResolvedBudget) -> None:
-    """A token budget shows only after the walk whether the pools gave enough."""
-    if left.tokens is None or problem.tokens is None or problem.budget.tokens is None or options.stop_ratio is not None:
-        return
-    rest = problem.eligible.copy()
-    rest[indices] = False
-    if not (rest & (problem.tokens <= left.tokens)).any():
-        return
-    spent = problem.budget.tokens - left.tokens
-    enough = min(options.pool_size, -(-options.pool_picks * problem.budget.tokens // max(1, spent)))
-    raise ConfigurationError(
-        f"schedule='pools' with pool_picks={options.pool_picks} of pool_size={options.pool_size} spends {spent} of "
-        f"{problem.budget.tokens} tokens; use pool_picks={max(enough, options.pool_picks + 1)} or more"
-    )
+    needed = problem.rows.n * problem.rows.k * np.dtype(dtype).itemsize
+    limit = options.memory_gb * 2**30 if options.memory_gb is not None else free_memory() / 2
+    if needed > limit:
+        problem.choose(
+            "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
+        )
+    return int(limit)

@@ -1,0 +1,194 @@
+"""What a caller of `select` gives, checked and turned into a `Problem`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spicerack.errors import BudgetError, ConfigurationError, GradientError, UnknownNameError
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.selectors.base import CheckpointRows, Problem, Selector
+from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
+from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
+from spicerack.selectors.rows import Rows
+
+
+def read_problem(
+    selector: Selector,
+    gradients: Any,
+    budget: BudgetLike,
+    target: Any,
+    *,
+    target_groups: Sequence[Any] | str | None,
+    seed: int,
+    tokens: Any,
+    columns: Mapping[str, Any] | None,
+    quotas: str | Mapping[str, QuotaLike] | None,
+    groups: Sequence[Any] | str | None,
+    include: Sequence[int | str],
+    exclude: Sequence[int | str],
+) -> Problem:
+    """The problem that `spicerack.select` was given; see there for the arguments and errors."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigurationError(f"seed={seed!r}, expected a whole number of at least 0")
+    rows = Rows(gradients)
+    goal, labels = read_target(selector, rows, target, target_groups)
+    eligible = rows.included.copy()
+    if not eligible.any():
+        raise GradientError(f"none of the {rows.n} rows can be picked: {reasons(rows)}")
+    forbidden = read_rows(rows, exclude, "exclude")
+    eligible[forbidden] = False
+    if not eligible.any():
+        raise GradientError(f"exclude leaves none of the {rows.n} rows")
+    forced = read_rows(rows, include, "include")
+    for i in forced:
+        if not eligible[i]:
+            why = "it is also excluded" if i in forbidden else dict(rows.excluded)[i]
+            raise BudgetError(f"row {i} is forced in, but cannot be picked: {why}")
+    counts = read_tokens(rows, tokens, eligible, budget)
+    resolved = resolve(budget, eligible, counts)
+    problem = Problem(
+        rows=rows,
+        budget=resolved,
+        eligible=eligible,
+        tokens=counts,
+        target=goal,
+        target_groups=labels,
+        seed=int(seed),
+        checkpoints=read_checkpoints(rows, goal),
+        columns=read_columns(rows, columns),
+        quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
+        forced=tuple(forced),
+    )
+    if quotas is None and groups is not None:
+        raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
+    problem.room().take_forced()  # what cannot be met is known before any work
+    return problem
+
+
+def read_target(
+    selector: Selector, rows: Rows, target: Any, target_groups: Sequence[Any] | str | None
+) -> tuple[Rows | None, tuple[str, ...] | None]:
+    """Target rows and the group of each: given labels, or names of the targets, or a column of theirs."""
+    needs = selector.needs
+    if target is None:
+        if needs.target == "required":
+            raise ConfigurationError(
+                f"method {selector.name!r} needs a target, rows of what the model should do: give target= (--target)"
+            )
+        if target_groups is not None:
+            raise ConfigurationError("target_groups labels the rows of a target, and there is no target")
+        return None, None
+    if needs.target == "no":
+        raise ConfigurationError(f"method {selector.name!r} reads no target; leave it out")
+    if target_groups is not None and not needs.target_groups:
+        raise ConfigurationError(f"method {selector.name!r} reads no target_groups; leave them out")
+    named = (
+        {str(name): Rows(value, what=f"target {name!r}") for name, value in target.items()}
+        if isinstance(target, Mapping)
+        else {"": Rows(target, what="target")}
+    )
+    if not named:
+        raise ConfigurationError("target is an empty mapping; give rows for each name")
+    goal = Rows.joined(named) if isinstance(target, Mapping) else named[""]
+    if goal.k != rows.k:
+        raise GradientError(f"target rows have {goal.k} dimensions, the gradients {rows.k}; project both alike")
+    for name, part in named.items():
+        if not part.included.any():
+            of = f" of {name!r}" if name else ""
+            raise GradientError(f"none of the {part.n} target rows{of} can be used: {reasons(part)}")
+    return goal, _labels(named, goal, target_groups)
+
+
+def _labels(named: Mapping[str, Rows], goal: Rows, target_groups: Sequence[Any] | str | None) -> tuple[str, ...] | None:
+    if target_groups is None:
+        return None if "" in named else tuple(name for name, rows in named.items() for _ in range(rows.n))
+    if not isinstance(target_groups, str):
+        if len(target_groups) != goal.n:
+            raise ConfigurationError(f"target_groups has {len(target_groups)} labels for {goal.n} target rows")
+        return tuple(str(group) for group in target_groups)
+    labels: list[str] = []
+    for name, rows in named.items():
+        values = [str(value) for value in rows.label(target_groups)]
+        labels += [f"{name}/{value}" if name else value for value in values]
+    return tuple(labels)
+
+
+def read_checkpoints(rows: Rows, target: Rows | None) -> tuple[CheckpointRows, ...]:
+    """Every checkpoint's rows of the pool and of the target; the target's store must hold the same checkpoints."""
+    members = () if rows.store is None else rows.store.checkpoints
+    if len(members) < 2:
+        return (CheckpointRows(members[0].name if len(members) else "checkpoint-0", 1.0, rows, target),)
+    found = []
+    for member in members:
+        goal = None if target is None else target.of_checkpoint(member.name)
+        own = rows if member is members[-1] else Rows(member.store)
+        found.append(CheckpointRows(member.name, float(member.weight), own, goal))
+    return tuple(found)
+
+
+def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:
+    """Columns given by the caller, each (n,) numbers."""
+    read = {}
+    for name, values in (columns or {}).items():
+        array = np.asarray(values)
+        if array.shape != (rows.n,) or array.dtype.kind not in "fiub":
+            raise ConfigurationError(
+                f"column {name!r} has shape {array.shape} and dtype {array.dtype}, expected {rows.n} numbers"
+            )
+        read[name] = array.astype(np.float64)
+    return read
+
+
+def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]:
+    """A label per row: as given, or a column of the store's table, by default its `source`."""
+    if groups is None or isinstance(groups, str):
+        if rows.store is None:
+            raise ConfigurationError("quotas need a label per row: give a gradient store, or groups=")
+        return [None if label is None else str(label) for label in rows.label(groups or "source")]
+    if len(groups) != rows.n:
+        raise ConfigurationError(f"groups has {len(groups)} labels for {rows.n} rows")
+    return groups
+
+
+def read_rows(rows: Rows, given: Sequence[int | str], what: str) -> list[int]:
+    """Row numbers from row numbers or sample ids, each once, in the order given."""
+    ids: dict[str, int] | None = None
+    found: list[int] = []
+    for item in given:
+        if isinstance(item, str):
+            if rows.store is None:
+                raise ConfigurationError(f"{what} names sample {item!r}, and an array has no ids; give row numbers")
+            ids = ids if ids is not None else {str(name): i for i, name in enumerate(rows.label("id"))}
+            if item not in ids:
+                raise UnknownNameError(f"{what}: sample", item, list(ids))
+            found.append(ids[item])
+        elif isinstance(item, bool) or not isinstance(item, (int, np.integer)) or not 0 <= item < rows.n:
+            raise ConfigurationError(f"{what} names row {item!r}; expected a row number from 0 to {rows.n - 1}")
+        else:
+            found.append(int(item))
+    return list(dict.fromkeys(found))
+
+
+def read_tokens(rows: Rows, tokens: Any, eligible: BoolArray, budget: BudgetLike) -> IntArray | None:
+    """Token counts, where the budget counts tokens."""
+    if not isinstance(parse_budget(budget), TokenBudget):
+        return None
+    counts = rows.tokens() if tokens is None else np.asarray(tokens)
+    if counts.shape != (rows.n,) or counts.dtype.kind not in "iu":
+        raise ConfigurationError(
+            f"tokens has shape {counts.shape} and dtype {counts.dtype}, expected {rows.n} integers"
+        )
+    if (counts[eligible] < 0).any():
+        raise ConfigurationError(
+            f"row {int(np.flatnonzero(eligible & (counts < 0))[0])} has a negative number of tokens"
+        )
+    return counts.astype(np.int64)
+
+
+def reasons(rows: Rows) -> str:
+    """Why rows are excluded, counted."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in rows.excluded).items())

@@ -1,0 +1,212 @@
+"""Where rows come from: an array in memory, or a named array of a gradient store. `Rows` puts forms on top.
+
+A source has rows (n, k) and the table's columns. It gives *native* rows: those of an array as they are, those of a
+store at unit length as stored, with their lengths in `scale`. `excluded` are the rows that may never be picked,
+ascending, each with its reason; they read as zeros, as do rows that are not finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spicerack.errors import ConfigurationError, GradientError
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from spicerack.store.reader import GradientStore
+
+NON_FINITE = "non-finite gradient"
+LARGEST = float(np.finfo(np.float32).max)
+BLOCK_ROWS = 4096
+
+
+class ArraySource:
+    """Rows of an array (n, k) of floats."""
+
+    scale = None
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+        self.n, self.k = int(array.shape[0]), int(array.shape[1])
+
+    @cached_property
+    def finite(self) -> BoolArray:
+        """Rows whose every value is finite in float32, (n,)."""
+        finite = np.ones(self.n, dtype=bool)
+        for start in range(0, self.n, BLOCK_ROWS):
+            block = self.array[start : start + BLOCK_ROWS]
+            finite[start : start + BLOCK_ROWS] = (np.abs(block.astype(np.float64)) <= LARGEST).all(axis=1)
+        return finite
+
+    @cached_property
+    def excluded(self) -> list[tuple[int, str]]:
+        """Rows that are not finite."""
+        return [(int(i), NON_FINITE) for i in np.flatnonzero(~self.finite)]
+
+    def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+        """The array's own rows, in its own dtype."""
+        values = self.array[rows]
+        bad = ~self.finite[rows]
+        if bad.any():
+            values = values.copy()
+            values[bad] = 0.0
+        return values
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """An array has none.
+
+        Raises:
+            ConfigurationError: always; says what to give instead.
+        """
+        raise ConfigurationError(
+            f"the method reads the column {name!r}, which an array does not have: give a gradient store, or "
+            f"columns={{{name!r}: values}}"
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Shape, dtype and SHA-256."""
+        digest = hashlib.sha256(self.array.data).hexdigest()
+        return {"kind": "array", "dtype": str(self.array.dtype), "fingerprint": digest}
+
+
+class StoreSource:
+    """Rows of one named array of a store, read as they are asked for."""
+
+    def __init__(self, store: GradientStore, name: str = "gradient") -> None:
+        if name not in store.arrays:
+            raise ConfigurationError(_missing_array(store, name))
+        self.store, self.name = store, name
+        self.n, self.k = int(store.n), int(store.arrays[name])
+
+    @cached_property
+    def scale(self) -> FloatArray:
+        """Length of every plain row, (n,), 0 where excluded; float32 values, exact in float64."""
+        norms = np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
+        norms = np.where(np.isfinite(norms), norms, 0.0)
+        norms[[i for i, _ in self.excluded]] = 0.0
+        return norms
+
+    @cached_property
+    def excluded(self) -> list[tuple[int, str]]:
+        """Rows that the store marks, and rows whose norm is not finite."""
+        reasons = dict(self.store.excluded())
+        norms = np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
+        reasons.update({int(i): NON_FINITE for i in np.flatnonzero(~np.isfinite(norms)) if int(i) not in reasons})
+        return sorted(reasons.items())
+
+    def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+        """Unit rows as stored, float32: stores hold half precision, so nothing is lost.
+
+        Raises:
+            GradientError: a row that is not finite, though the table says so.
+        """
+        values = self._rows.take(rows).astype(np.float32, copy=False)
+        if self.excluded:
+            excluded = np.zeros(self.n, dtype=bool)
+            excluded[[i for i, _ in self.excluded]] = True
+            values[excluded[rows]] = 0.0
+        total = values.sum(dtype=np.float64)
+        if not np.isfinite(total):
+            at = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            row = at + rows.start if isinstance(rows, slice) else int(rows[at])
+            raise GradientError(f"row {row} of {self.store.path} is not finite, though the store's table says so")
+        return values
+
+    @cached_property
+    def _rows(self) -> Any:
+        from spicerack.store.gather import RowGatherer
+
+        return RowGatherer(self.store, self.name)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of the store's table, or of its features.
+
+        Raises:
+            ConfigurationError: neither has it.
+        """
+        from spicerack.errors import StoreError
+
+        try:
+            return np.asarray(self.store.column(name))
+        except StoreError as error:
+            raise ConfigurationError(
+                f"the method reads the column {name!r}: {error}; `spicerack features` computes embeddings, losses "
+                "without the instruction, and ratings beside a store"
+            ) from error
+
+    def description(self) -> dict[str, Any]:
+        """Where it is, and its fingerprint."""
+        about = {"kind": "store", "path": str(self.store.path), "fingerprint": self.store.fingerprint()}
+        return about if self.name == "gradient" else {**about, "array": self.name}
+
+
+def norm_column(array: str) -> str:
+    """The table's column that holds the lengths of an array's rows."""
+    return "sketch_norm" if array == "gradient" else f"{array}_norm"
+
+
+def _missing_array(store: GradientStore, name: str) -> str:
+    made_by = {
+        "adam": "take gradients with --adam-state (Adam's moments of a trained checkpoint)",
+        "embedding": "run `spicerack features` on the store",
+        "embedding_weighted": "run `spicerack features` on the store",
+        "states": "run `spicerack features --compute states` on the store",
+    }
+    hint = made_by.get(name, "make the store again with it")
+    return f"{store.path} has no array {name!r} (it has {', '.join(store.arrays)}); {hint}"
+
+
+class JoinedSource:
+    """Several sources one after the other: the named targets of a run. Native rows are plain, float64."""
+
+    scale = None
+
+    def __init__(self, parts: Sequence[tuple[str, Source]]) -> None:
+        self.parts = list(parts)
+        self.n, self.k = sum(source.n for _, source in parts), parts[0][1].k
+        for name, source in parts:
+            if source.k != self.k:
+                raise GradientError(
+                    f"target {name!r} has rows of {source.k} dimensions, {parts[0][0]!r} of {self.k}; project all alike"
+                )
+
+    @cached_property
+    def excluded(self) -> list[tuple[int, str]]:
+        """Those of every part, numbered through."""
+        return [(start + i, reason) for start, source in self._placed() for i, reason in source.excluded]
+
+    def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+        """Plain rows."""
+        return self._matrix[rows]
+
+    @cached_property
+    def _matrix(self) -> FloatArray:
+        return np.concatenate([_plain(source) for _, source in self.parts])
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """The parts' columns, one after the other."""
+        return np.concatenate([source.column(name) for _, source in self.parts])
+
+    def description(self) -> dict[str, Any]:
+        """Every part's, by name."""
+        return {"kind": "joined", "parts": {name: source.description() for name, source in self.parts}}
+
+    def _placed(self) -> Iterator[tuple[int, Source]]:
+        start = 0
+        for _, source in self.parts:
+            yield start, source
+            start += source.n
+
+
+def _plain(source: Source) -> FloatArray:
+    values = source.native(slice(0, source.n)).astype(np.float64)
+    return values if source.scale is None else values * source.scale[:, None]
+
+
+Source = ArraySource | StoreSource | JoinedSource
