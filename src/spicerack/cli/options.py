@@ -5,33 +5,43 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from spicerack.config import SECTIONS
 from spicerack.errors import ConfigurationError
 
-SHORT = {"model_name_or_path": "--model", "output_dir": "--output"}
+SHORT = {"model_name_or_path": "--model", "adapter_name_or_path": "--adapter", "output_dir": "--output"}
 ELSEWHERE = {"pool"}  # the positional argument
 METHOD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def configured(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def configured(
+    *sections: str | type[BaseModel], without: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command that takes `options: dict` so that it has an option for every field of `sections`.
 
     The dictionary holds only what the user gave: what is left out is inherited.
+
+    Args:
+        sections: names of `config.SECTIONS`, or models of options that live elsewhere.
+        without: fields that the command asks for in another way.
     """
+    hidden = {*ELSEWHERE, *without}
+    models = {_panel(section): SECTIONS[section] if isinstance(section, str) else section for section in sections}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
         added = [
-            _parameter(section, name)
-            for section in sections
-            for name in SECTIONS[section].model_fields
-            if name not in ELSEWHERE
+            _parameter(panel, name, field)
+            for panel, model in models.items()
+            for name, field in model.model_fields.items()
+            if name not in hidden
         ]
         names = [parameter.name for parameter in added]
 
@@ -47,8 +57,12 @@ def configured(*sections: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-def _parameter(section: str, name: str) -> inspect.Parameter:
-    field = SECTIONS[section].model_fields[name]
+def _panel(section: str | type[BaseModel]) -> str:
+    """Heading of a section's options in the help."""
+    return (section if isinstance(section, str) else section.__name__.removesuffix("Config")).capitalize()
+
+
+def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     flags = [SHORT[name], flag] if name in SHORT else [flag]
     kind = _plain_type(field.annotation)
@@ -58,7 +72,7 @@ def _parameter(section: str, name: str) -> inspect.Parameter:
     choices = " | ".join(_literals(field.annotation))
     described = ": ".join(part for part in (field.description, choices) if part)
     text = " ".join(part for part in (described, shown) if part)
-    option = typer.Option(*flags, help=text, rich_help_panel=section.capitalize(), show_default=False)
+    option = typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
