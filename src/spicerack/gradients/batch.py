@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class BatchGradients:
     """What one batch gives, row by row: projected gradients (b, k), losses and norms (b,), float32.
 
-    `directions` (b, k) are the Adam-form rows, None unless the capture has moments.
+    `directions` (b, k) are the rows of the optimizer's form, None unless the capture has moments.
     """
 
     rows: Tensor
@@ -33,11 +33,43 @@ class BatchGradients:
 def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> BatchGradients:
     """Projected gradients of every sample of a batch.
 
+    A batch of more samples than the capture may hold at once is done in parts; the rows are the same.
+
     Args:
         capture: an entered capture.
         batch: input_ids, labels (b, t) with -100 where no loss is, attention mask or None, on the model's device.
         reduction: how a sample's loss sums its tokens' losses.
     """
+    samples = len(batch.labels)
+    at_once = capture.samples_at_once or samples
+    try:
+        parts = [
+            _gradients(capture, _rows(batch, slice(start, start + at_once)), reduction)
+            for start in range(0, samples, at_once)
+        ]
+    finally:
+        capture.forget()  # after a failure too: what the hooks hold would outlive the batch
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    mask = None if batch.attention_mask is None else batch.attention_mask[rows]
+    return replace(batch, input_ids=batch.input_ids[rows], labels=batch.labels[rows], attention_mask=mask)
+
+
+def joined(parts: list[BatchGradients]) -> BatchGradients:
+    """Batches one after the other as one."""
+    directions = [part.directions for part in parts if part.directions is not None]
+    return BatchGradients(
+        rows=torch.cat([part.rows for part in parts]),
+        directions=torch.cat(directions) if directions else None,
+        loss_sum=torch.cat([part.loss_sum for part in parts]),
+        trained=torch.cat([part.trained for part in parts]),
+        gradient_norm=torch.cat([part.gradient_norm for part in parts]),
+    )
+
+
+def _gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> BatchGradients:
     positions, targets = trained_positions(batch.labels)
     trained = torch.bincount(positions.sample, minlength=len(batch.labels))
     weights = token_weights(positions.sample, trained, reduction)

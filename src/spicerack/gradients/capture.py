@@ -6,11 +6,14 @@ sample's sketch. No weight takes part in autograd. The graph starts at the outpu
 nothing below them is recorded or walked; nothing of the size of a weight is formed unless exact norms are asked for.
 
 A tracked head is run on chosen positions, a part of them at a time (`head.py`); `at_positions` says which.
+
+Exact norms and an optimizer's direction do need full gradients: those are formed a weight at a time, `WHOLE_ELEMENTS`
+at a time, and let go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +28,10 @@ from spicerack.gradients.projection import Block, Projection
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from spicerack.gradients.optimizers import AdamMoments
+    from spicerack.gradients.optimizers import Moments
 
 FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
-WHOLE_ELEMENTS = 1 << 25  # elements of the full gradients formed at a time: 128 MB
+WHOLE_ELEMENTS = 1 << 24  # elements of the full gradients formed at a time: 64 MB, and as much for each temporary
 
 
 class GradientCapture:
@@ -44,7 +47,7 @@ class GradientCapture:
         projection: Projection,
         *,
         exact_norms: bool = False,
-        moments: AdamMoments | None = None,
+        moments: Moments | None = None,
     ) -> None:
         """Prepare the hooks.
 
@@ -52,7 +55,10 @@ class GradientCapture:
             model: the model, on its device.
             projection: of the tracked weights, on the same device.
             exact_norms: also form each sample's full gradients, one weight at a time, for their norms.
-            moments: also sketch the direction that Adam would make of each sample's gradient; forms them too.
+            moments: also sketch the direction that this optimizer would make of each sample's gradient; forms them too.
+
+        Raises:
+            ModelError: moments of fused experts, or a model whose head cannot be told apart.
         """
         self.model = model
         self.projection = projection
@@ -68,11 +74,26 @@ class GradientCapture:
         self._handles: list[Any] = []
         self._restore: list[Callable[[], None]] = []
         if moments is not None and any(block.parameter.experts > 1 for block in projection.blocks):
-            raise ModelError("Adam-form rows of fused experts are not supported; leave the experts out with parameters")
+            raise ModelError("optimizer rows of fused experts are not supported; leave the experts out with parameters")
 
     @property
     def _forms_whole(self) -> bool:
         return self.exact_norms or self.moments is not None
+
+    @property
+    def samples_at_once(self) -> int | None:
+        """The most samples that a batch may have, or None for any number.
+
+        Full gradients that come in parts must all be held until the batch ends, so a batch is kept so small that they
+        stay within `WHOLE_ELEMENTS`.
+        """
+        sizes = [block.parameter.size for block in self.projection.blocks if self._comes_in_parts(block)]
+        return max(1, WHOLE_ELEMENTS // max(sizes)) if self._forms_whole and sizes else None
+
+    def _comes_in_parts(self, block: Block) -> bool:
+        """A tied weight's gradient comes from each of its modules, the head's from each run of positions."""
+        uses = block.parameter.uses
+        return len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module
 
     def __enter__(self) -> GradientCapture:
         self._training = self.model.training
@@ -99,7 +120,7 @@ class GradientCapture:
         self._handles.clear()
         for restore in self._restore:
             restore()
-        self._forget()
+        self.forget()
         self.model.train(self._training)
         for parameter in self._trainable:
             parameter.requires_grad_(True)
@@ -108,12 +129,12 @@ class GradientCapture:
         """Start a batch: clear the sums."""
         samples, device = positions.shape[0], positions.sample.device
         self._positions = positions
-        self._forget()
+        self.forget()
         self.sketches = torch.zeros(samples, self.projection.columns, device=device)
         self.directions = torch.zeros_like(self.sketches) if self.moments is not None else torch.empty(0)
         self.squared_norms = torch.zeros(samples, device=device)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Let go of the batch's graph: its hooks hold this object, so while this holds it, neither ever dies."""
         self._projected_input = None
         self._partial.clear()
@@ -126,7 +147,7 @@ class GradientCapture:
         """End a batch: use the gradients that came in several parts."""
         for index, gradients in self._partial.items():
             self._use_whole(self.projection.blocks[index], slice(None), gradients)
-        self._forget()
+        self.forget()
 
     @staticmethod
     def _bind(
@@ -141,15 +162,13 @@ class GradientCapture:
         kept = self._shared_input(block, inputs)
         full = inputs.detach() if self._forms_whole else None
 
-        def shaped(tensor: Tensor) -> Tensor:
-            return self._per_sample(tensor, module is self.head.module, block)
-
         def on_gradient(gradient: Tensor) -> None:
             out_side = self.projection.out_side(block)
             left = gradient if out_side is None else gradient @ out_side
-            self._add(block, shaped(left), shaped(kept))
+            self._add(block, *self._per_sample(block, module, left, kept))
             if full is not None:
-                self._add_whole(index, block, shaped(gradient), shaped(full))
+                sides = self._per_sample(block, module, gradient, full)
+                self._add_whole(index, block, lambda rows: _outer(sides[0][rows], sides[1][rows]))
 
         return self._watch(output, on_gradient)
 
@@ -169,7 +188,8 @@ class GradientCapture:
             right = gradient if in_side is None else gradient @ in_side
             self._add(block, one_hot(gradient) if out_side is None else out_side[inputs], right)
             if self._forms_whole:
-                self._add_whole(index, block, one_hot(gradient), gradient)
+                vocabulary = block.parameter.out_features
+                self._add_whole(index, block, lambda rows: _summed_rows(inputs[rows], gradient[rows], vocabulary))
 
         return self._watch(output, on_gradient)
 
@@ -192,7 +212,8 @@ class GradientCapture:
             self.sketches[:, block.columns(expert)] += product.flatten(1)
             if full is not None:
                 left, right = by_sample(sample, samples, gradient, full)
-                self.squared_norms += torch.bmm(left.transpose(1, 2).float(), right.float()).square().sum((1, 2))
+                for rows in _runs(samples, left.shape[-1] * right.shape[-1]):
+                    self.squared_norms[rows] += _outer(left[rows], right[rows]).square().sum((1, 2))
 
         started = self._watch(output, on_gradient)
         return output if started is None else started
@@ -216,40 +237,59 @@ class GradientCapture:
         self._projected_input = (inputs, block.in_key, projected)
         return projected
 
-    def _per_sample(self, tensor: Tensor, at_head: bool, block: Block) -> Tensor:
-        """Give every tensor the shape (b, t, features), from the head's gathered or a block's flattened one."""
+    def _per_sample(self, block: Block, module: nn.Module, *tensors: Tensor) -> list[Tensor]:
+        """Give every tensor the shape (b, t, features), from the head's chosen positions or a flattened batch."""
         assert self._positions is not None
-        if at_head:
-            return self._positions.scatter(tensor)
         samples, length = self._positions.shape
-        if tensor.shape[:-1].numel() != samples * length:
+        if module is self.head.module:
+            return by_sample(self._positions.sample, samples, *(tensor.flatten(0, -2) for tensor in tensors))
+        found = tensors[0].shape[:-1]
+        if found.numel() != samples * length:
             raise ModelError(
-                f"{block.parameter.uses[0].module} works on {tuple(tensor.shape[:-1])} rows, not on the batch's "
+                f"{block.parameter.uses[0].module} works on {tuple(found)} rows, not on the batch's "
                 f"{samples} x {length} tokens (a routed expert?); leave it out with a regular expression as parameters"
             )
-        return tensor.reshape(samples, length, tensor.shape[-1])
+        return [tensor.reshape(samples, length, tensor.shape[-1]) for tensor in tensors]
 
     def _add(self, block: Block, left: Tensor, right: Tensor) -> None:
         """Add `left^T right` of every sample, (b, t, p_o) and (b, t, p_i), to its sketch; sums run in float32."""
-        product = torch.bmm(left.transpose(1, 2).float(), right.float())
-        self.sketches[:, block.start : block.stop] += product.flatten(1)
+        self.sketches[:, block.start : block.stop] += _outer(left, right).flatten(1)
 
-    def _add_whole(self, index: int, block: Block, left: Tensor, right: Tensor) -> None:
+    def _add_whole(self, index: int, block: Block, form: Callable[[slice], Tensor]) -> None:
         """Form full gradients, some samples at a time; those that come in parts are summed until the batch ends."""
-        uses = block.parameter.uses
-        if len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module:
-            product = torch.bmm(left.transpose(1, 2).float(), right.float())
-            self._partial[index] = self._partial[index] + product if index in self._partial else product
+        assert self._positions is not None
+        samples = self._positions.shape[0]
+        if self._comes_in_parts(block):
+            product = form(slice(0, samples))
+            self._partial[index] = self._partial[index].add_(product) if index in self._partial else product
             return
-        at_once = max(1, WHOLE_ELEMENTS // block.parameter.size)
-        for start in range(0, len(left), at_once):
-            rows = slice(start, start + at_once)
-            self._use_whole(block, rows, torch.bmm(left[rows].transpose(1, 2).float(), right[rows].float()))
+        for rows in _runs(samples, block.parameter.size):
+            self._use_whole(block, rows, form(rows))
 
     def _use_whole(self, block: Block, rows: slice, gradients: Tensor) -> None:
         """What only full gradients (r, o, i) can give: exact norms, and the optimizer's direction."""
         if self.exact_norms:
-            self.squared_norms[rows] += gradients.square().sum((1, 2))
+            self.squared_norms[rows] += torch.linalg.vector_norm(gradients, dim=(1, 2)).square()
         if self.moments is not None:
-            direction = self.moments.direction(block.parameter, gradients / self.loss_scale)
+            direction = self.moments.direction(block.parameter, gradients.div_(self.loss_scale))
             self.directions[rows, block.start : block.stop] = self.projection.sketch_matrix(block, direction)
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """`left^T right` of every sample, (b, t, o) and (b, t, i) to (b, o, i), in float32."""
+    return torch.bmm(left.transpose(1, 2).float(), right.float())
+
+
+def _summed_rows(index: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Rows (b, t, i) summed at their index (b, t) < count: (b, count, i), in float32."""
+    samples, width = len(rows), rows.shape[-1]
+    place = index + torch.arange(samples, device=index.device)[:, None] * count
+    summed = torch.zeros(samples * count, width, device=rows.device)
+    return summed.index_add_(0, place.flatten(), rows.flatten(0, 1).float()).view(samples, count, width)
+
+
+def _runs(samples: int, elements: int) -> Iterator[slice]:
+    """Runs of samples whose full gradients, of so many elements each, are formed together."""
+    at_once = max(1, WHOLE_ELEMENTS // elements)
+    for start in range(0, samples, at_once):
+        yield slice(start, min(start + at_once, samples))

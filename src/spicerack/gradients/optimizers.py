@@ -8,13 +8,24 @@ that Adam holds after `step` steps, a sample's gradient g alone would give
     less:   Gamma = m+ / sqrt(v+ + eps)                                                what LESS's released code does
 
 The second has eps inside the root and no bias correction; where coordinate scales spread, its direction differs.
+
+Adafactor (arXiv 1804.04235) keeps the rows' and the columns' mean squares R, C in place of v. With `w = step+1` to the
+power `beta2_decay`, its normalized gradient is
+
+    R+ = (1 - w) R + w mean_columns(g^2),   C+ = (1 - w) C + w mean_rows(g^2)
+    Gamma = g / sqrt(R+ C+^T / mean(R+))
+
+Its clipping by the update's size and its step relative to the weight's size scale Gamma by one number a weight, its
+momentum belongs to no sample: all three are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +33,14 @@ if TYPE_CHECKING:
     from spicerack.models.parameters import TrackedParameter
 
 AdamEps = Literal["torch", "less"]
+AdafactorEps = Literal["transformers", "torch"]
+
+
+class Moments(Protocol):
+    """What a gradient capture needs of an optimizer's state."""
+
+    def direction(self, parameter: TrackedParameter, gradient: Tensor) -> Tensor:
+        """What the optimizer makes of gradients (..., out_features, in_features): a new tensor of that shape."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +71,82 @@ class AdamMoments:
             way.
             gradient: of one sample or several.
         """
-        first = self._moment(self.first, parameter, gradient)
-        second = self._moment(self.second, parameter, gradient)
         beta1, beta2 = self.betas
-        first = beta1 * first + (1 - beta1) * gradient
-        second = beta2 * second + (1 - beta2) * gradient.square()
+        first = (gradient * (1 - beta1)).add_(self._moment(self.first, parameter, gradient), alpha=beta1)
+        second = gradient.square().mul_(1 - beta2).add_(self._moment(self.second, parameter, gradient), alpha=beta2)
         if self.eps_form == "less":
-            return first / (second + self.eps).sqrt()
-        first = first / (1 - beta1 ** (self.step + 1))
-        second = second / (1 - beta2 ** (self.step + 1))
-        return first / (second.sqrt() + self.eps)
+            return first.div_(second.add_(self.eps).sqrt_())
+        second.div_(1 - beta2 ** (self.step + 1)).sqrt_().add_(self.eps)
+        return first.div_(1 - beta1 ** (self.step + 1)).div_(second)
 
     @staticmethod
     def _moment(moments: Mapping[str, Tensor], parameter: TrackedParameter, gradient: Tensor) -> Tensor:
         moment = moments[parameter.name].to(gradient.device, gradient.dtype)
-        return moment.T if parameter.transposed else moment
+        return moment.mT if parameter.transposed else moment
+
+
+@dataclass(frozen=True)
+class AdafactorMoments:
+    """Adafactor's factored second moments of the tracked weights after `step` >= 0 steps.
+
+    A name stands in `rows` and `columns`, or, where the optimizer keeps it whole as it does vectors, in `whole`.
+
+    Attributes:
+        rows: by parameter name, mean squares along the last axis of the weight as the module stores it, with or
+            without that axis (`exp_avg_sq_row` of transformers, `row_var` of torch).
+        columns: the same along the axis before (`exp_avg_sq_col`, `col_var`).
+        whole: mean squares of each element, shaped as the weight (`exp_avg_sq`, `variance`).
+        step: steps taken when the moments were saved.
+        beta2_decay: the exponent, < 0.
+        eps: > 0; transformers' first eps, or torch's eps1.
+        eps_form: `transformers` adds eps to every squared gradient; `torch` keeps mean(R+) from falling below eps, and
+            the estimated second moment below eps^2.
+    """
+
+    rows: Mapping[str, Tensor]
+    columns: Mapping[str, Tensor]
+    step: int
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    beta2_decay: float = -0.8
+    eps: float = 1e-30
+    eps_form: AdafactorEps = "transformers"
+
+    def direction(self, parameter: TrackedParameter, gradient: Tensor) -> Tensor:
+        """Gamma of gradients (..., out_features, in_features), in their type.
+
+        Args:
+            parameter: the weight.
+            gradient: of one sample or several; each is normalized on its own.
+        """
+        stored = gradient.mT if parameter.transposed else gradient
+        weight = (self.step + 1) ** self.beta2_decay
+        added = self.eps if self.eps_form == "transformers" else 0.0
+        if parameter.name in self.whole:
+            before = self.whole[parameter.name].to(stored.device, stored.dtype)
+            second = stored.square().add_(added).mul_(weight).add_(before, alpha=1 - weight)
+            scale = self._above_eps(second, 2).rsqrt_()
+            direction = stored * scale
+        else:
+            row = self._factor(self.rows[parameter.name], stored, -1, weight, added)
+            column = self._factor(self.columns[parameter.name], stored, -2, weight, added)
+            row = row / self._above_eps(row.mean(-2, keepdim=True), 1)
+            direction = self._divided(stored, row, column)
+        return direction.mT if parameter.transposed else direction
+
+    def _divided(self, stored: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """`stored / sqrt(row column^T)`; only torch's form needs the product itself, to keep it from vanishing."""
+        if self.eps_form == "transformers":
+            return (stored * row.rsqrt()).mul_(column.rsqrt())
+        return self._above_eps(row * column, 2).rsqrt_().mul_(stored)
+
+    def _above_eps(self, second: Tensor, power: int) -> Tensor:
+        return second.clamp_(min=self.eps**power) if self.eps_form == "torch" else second
+
+    @staticmethod
+    def _factor(before: Tensor, stored: Tensor, axis: int, weight: float, added: float) -> Tensor:
+        """One factor with the gradient's share: (..., o, 1) along the last axis, (..., 1, i) along the one before."""
+        shape = [*stored.shape[-2:]]
+        shape[axis] = 1
+        mean: Tensor = torch.linalg.vector_norm(stored, dim=axis, keepdim=True).square_() / stored.shape[axis]
+        before = before.to(stored.device, stored.dtype).reshape(shape)
+        return mean.add_(added).mul_(weight).add_(before, alpha=1 - weight)

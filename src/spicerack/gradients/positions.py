@@ -23,12 +23,6 @@ class Positions:
         """(b, t, h) to (m, h)."""
         return hidden[self.sample, self.time]
 
-    def scatter(self, rows: Tensor) -> Tensor:
-        """(1, m, h) or (m, h) back to (b, t, h), zero elsewhere."""
-        full = rows.new_zeros(*self.shape, rows.shape[-1])
-        full[self.sample, self.time] = rows.reshape(-1, rows.shape[-1])
-        return full
-
 
 def trained_positions(labels: Tensor) -> tuple[Positions, Tensor]:
     """Positions that predict a trained token, and those tokens (m,), from labels (b, t) with -100 elsewhere."""

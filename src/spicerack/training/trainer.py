@@ -115,7 +115,9 @@ def make_trainer(
     """
     import datasets
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+
+    from spicerack.training.labeled_loss import trainer_class
 
     if loaded.tokenizer is None:
         raise ConfigurationError("training needs the model's tokenizer, to be kept beside the weights; give tokenizer=")
@@ -150,7 +152,7 @@ def make_trainer(
         **arguments,
     )
     _check_device(loaded.device, config)
-    trainer = SFTTrainer(
+    trainer = trainer_class(loaded.device)(
         model=model,
         args=config,
         train_dataset=datasets.Dataset.from_dict(

@@ -1,0 +1,252 @@
+"""The feature pass over a pool: shard after shard, forward only, into a store beside the gradients.
+
+As in the gradient pass, a survey tokenizes the pool once for its counts; then every missing shard is tokenized (ahead,
+in a thread), cut into batches of similar length, run, and written (in another thread). A shard depends on its rows and
+the settings alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spicerack.config import Choice, RunConfig, with_options
+from spicerack.errors import DataError
+from spicerack.features.options import FeatureConfig, make_feature_config
+from spicerack.features.runner import Runner
+from spicerack.features.shard import Layout, ShardFeatures, Text
+from spicerack.gradients.cost import Cost, count_flops, measure_peak
+from spicerack.gradients.survey import Progress, survey
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
+    from spicerack.models.loading import LoadedModel
+    from spicerack.store.layout import Shard
+    from spicerack.store.reader import GradientStore
+    from spicerack.store.writer import StoreWriter
+
+FEATURE_VERSION = 1  # raised when the same settings would give other numbers
+TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+INPUT_SECTIONS = ("data", "model", "labels")
+
+
+def collect_features(
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset,
+    *,
+    model: str | Path | PreTrainedModel,
+    output_dir: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> GradientStore:
+    """Run a pool through a model once, without gradients, and keep what was asked for in a store on disk.
+
+    Running it again after an interruption computes only what is missing.
+
+    Args:
+        pool: as in `spicerack.collect_gradients`.
+        model: hub id, folder, GGUF file or a loaded model.
+        output_dir: the store's folder; selectors look for it in `features` inside a gradient store.
+        tokenizer: with a loaded model, unless the pool is tokenized.
+        progress: called as (stage, rows done, tokens done, tokens in all).
+        **options: any field of `FeatureConfig`, and of the sections data, model and labels of `RunConfig`, by name.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        SpicerackError: see `spicerack.errors`; everything already computed is kept.
+    """
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import load_pool
+    from spicerack.models.loading import load_model
+
+    own = {name: value for name, value in options.items() if name in FeatureConfig.model_fields}
+    rest = {name: value for name, value in options.items() if name not in own}
+    features = make_feature_config(own)
+    config = with_options(RunConfig(), rest, sections=INPUT_SECTIONS)
+    rows = load_pool(pool, config.data)
+    loaded = load_model(model, config.model, tokenizer=tokenizer)
+    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
+    return FeaturePass(rows, labeler, loaded, features, progress=progress).run(output_dir)
+
+
+class FeaturePass:
+    """A planned pass: everything but the work. `run` does what the store does not have yet."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        labeler: Labeler,
+        loaded: LoadedModel,
+        config: FeatureConfig,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Survey the pool and lay out the columns.
+
+        Args:
+            pool: the rows.
+            labeler: the label rule.
+            loaded: the model, on its device.
+            config: which features.
+            progress: called as the work goes on.
+
+        Raises:
+            DataError: selectit is asked for, and the pool's format has no instruction and response.
+        """
+        if "selectit" in config.features and pool.format in ("text", "tokenized"):
+            raise DataError(
+                f"selectit rates a response to an instruction, and rows of the format {pool.format} have none; "
+                "leave selectit out of compute, or give chat or prompt/completion data"
+            )
+        self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
+        self.progress = progress
+        self.cost: Cost | None = None  # of `run`, if it had anything to do
+        self.survey = survey(pool, labeler, progress)
+        self.runner = Runner(loaded, labeler, config)
+        self.layout: Layout = self.runner.layout
+        self.choices = [Choice("format", pool.format, pool.detection_reason), *loaded.choices, *self.runner.choices]
+
+    def settings(self, tokens_per_batch: int) -> dict[str, Any]:
+        """What the store is made with; a store made with anything else is refused."""
+        model = self.loaded
+        return {
+            "feature_version": FEATURE_VERSION,
+            "model": f"{Path(model.name).name} (weights {model.fingerprint()[:16]})",
+            "dtype": model.dtype,
+            "attn_implementation": getattr(model.model.config, "_attn_implementation", None) or "default",
+            "label_rule": self.labeler.rule_hash(),
+            "pool": f"{self.pool.source.name} (content {self.pool.fingerprint()[:16]})",
+            "format": self.pool.format,
+            "rows": len(self.pool),
+            "tokens_per_batch": tokens_per_batch,
+            "shard_rows": self.config.shard_rows,
+            "storage_dtype": self.config.storage_dtype,
+            **self.runner.settings(),
+        }
+
+    def schema(self) -> pa.Schema:
+        """The table's columns, but for what the store adds itself."""
+        import pyarrow as pa
+
+        counts = [(name, pa.int32()) for name in ("tokens", "trained_tokens", "cut_tokens")]
+        features = [(name, pa.int32() if name.endswith("_tokens") else pa.float32()) for name in self.layout.columns]
+        return pa.schema([("id", pa.string()), ("source", pa.string()), *counts, *features])
+
+    def run(self, output_dir: str | Path) -> GradientStore:
+        """Compute the missing shards and finish the store.
+
+        Raises:
+            StoreMismatchError: the folder holds a store made with other settings.
+            StoreLockedError: another process is writing it.
+            OutputError: the folder cannot be written; finished shards are kept.
+        """
+        from spicerack.store.layout import recorded_settings
+        from spicerack.store.writer import StoreWriter
+
+        tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
+        with StoreWriter.create_or_resume(
+            output_dir,
+            settings=self.settings(tokens_per_batch),
+            n=len(self.pool),
+            arrays=self.layout.arrays,
+            shard_rows=self.config.shard_rows,
+            dtype=self.config.storage_dtype,
+            columns=self.schema(),
+        ) as writer:
+            self._fill(writer, tokens_per_batch)
+            return writer.finish()
+
+    def _tokens_per_batch(self, begun: dict[str, Any] | None) -> int:
+        """The option, else what an interrupted store was begun with, else the device's default."""
+        if self.config.tokens_per_batch is not None:
+            return self.config.tokens_per_batch
+        if begun is not None and isinstance(begun.get("tokens_per_batch"), int):
+            return int(begun["tokens_per_batch"])
+        device = self.loaded.device.type
+        chosen = TOKENS_PER_BATCH.get(device, TOKENS_PER_BATCH["cpu"])
+        reason = f"default for {device} without gradients; samples are batched by length"
+        self.choices.append(Choice("tokens_per_batch", str(chosen), reason))
+        return chosen
+
+    def _fill(self, writer: StoreWriter, tokens_per_batch: int) -> None:
+        missing = writer.missing()
+        if not missing:
+            return
+        total = int(sum(self.survey.tokens[s.start : s.stop].sum() for s in missing))
+        done = {"rows": 0, "tokens": 0, "run": 0}
+        started = time.perf_counter()
+        with ThreadPoolExecutor(1, "encode") as encoder, ThreadPoolExecutor(1, "write") as writing:
+            ahead = encoder.submit(self._encode, missing[0])
+            written: Future[None] | None = None
+            for index, shard in enumerate(missing):
+                texts = ahead.result()
+                if index + 1 < len(missing):
+                    ahead = encoder.submit(self._encode, missing[index + 1])
+                arrays, table = self._shard(shard, texts, tokens_per_batch, done, total)
+                if written is not None:
+                    written.result()
+                written = writing.submit(writer.write, shard, arrays, table)
+            if written is not None:
+                written.result()
+        seconds = time.perf_counter() - started
+        flops = self._flops_per_token() * done["run"]
+        self.choices += self.runner.late_choices
+        self.cost = Cost(done["run"], seconds, flops, measure_peak(self.loaded.device, self.loaded.model.dtype))
+
+    def _encode(self, shard: Shard) -> list[Text]:
+        """The texts of a shard's rows, rows counted from the shard's first."""
+        return [
+            text
+            for row, i in enumerate(range(shard.start, shard.stop))
+            for text in self.runner.texts(row, self.pool.sample(i), where=self.pool.where(i))
+        ]
+
+    def _shard(
+        self, shard: Shard, texts: Sequence[Text], tokens_per_batch: int, done: dict[str, int], total: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by name, (rows, columns) each, and the columns of the shard's table."""
+        part = slice(shard.start, shard.stop)
+        results = ShardFeatures(shard.stop - shard.start, self.layout)
+        tokens = sum(len(text.encoded.input_ids) for text in texts)
+        begun, credit, run = dict(done), int(self.survey.tokens[part].sum()), 0
+        for batch in self.runner.batches(texts, tokens_per_batch):
+            self.runner.run(batch, results)
+            run += sum(len(text.encoded.input_ids) for text in batch)
+            share = run / max(1, tokens)
+            done["rows"] = begun["rows"] + int(share * (shard.stop - shard.start))
+            done["tokens"], done["run"] = begun["tokens"] + int(share * credit), begun["run"] + run
+            if self.progress:
+                self.progress("features", done["rows"], done["tokens"], total)
+        done["rows"], done["tokens"] = begun["rows"] + shard.stop - shard.start, begun["tokens"] + credit
+        table = {
+            "id": [self.pool.id(i) for i in range(shard.start, shard.stop)],
+            "source": self.pool.sources[part],
+            "tokens": self.survey.tokens[part].astype(np.int32),
+            "trained_tokens": self.survey.trained_tokens[part].astype(np.int32),
+            "cut_tokens": self.survey.cut_tokens[part].astype(np.int32),
+            **results.columns(),
+        }
+        return results.arrays, table
+
+    def _flops_per_token(self) -> float:
+        """Counted on the texts of one sample of middling length, apart from the work."""
+        trained = np.flatnonzero(self.survey.trained_tokens > 0)
+        middle = int(trained[np.argsort(self.survey.tokens[trained], kind="stable")[len(trained) // 2]])
+        texts = self.runner.texts(0, self.pool.sample(middle), where=self.pool.where(middle))
+        if not texts:
+            return 0.0
+        batches = self.runner.batches(texts, 1)
+        flops = count_flops(lambda: [self.runner.run(batch, ShardFeatures(1, self.layout)) for batch in batches])
+        return flops / sum(len(text.encoded.input_ids) for text in texts)
