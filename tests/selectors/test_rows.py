@@ -11,7 +11,9 @@ from spicerack.store.writer import StoreWriter
 def write_store(path, G, *, dtype="float32", trained=None):
     n, k = G.shape
     trained = np.full(n, 5) if trained is None else trained
-    with StoreWriter.create_or_resume(path, settings={"a": 1}, n=n, k=k, shard_rows=7, dtype=dtype) as writer:
+    with StoreWriter.create_or_resume(
+        path, settings={"a": 1}, n=n, arrays={"gradient": k}, shard_rows=7, dtype=dtype
+    ) as writer:
         for shard in writer.missing():
             part = slice(shard.start, shard.stop)
             size = shard.stop - shard.start
@@ -23,7 +25,7 @@ def write_store(path, G, *, dtype="float32", trained=None):
                 "trained_tokens": trained[part],
                 "cut_tokens": np.zeros(size, dtype=np.int32),
             }
-            writer.write(shard, G[part].astype(np.float32), table)
+            writer.write(shard, {"gradient": G[part].astype(np.float32)}, table)
         return writer.finish()
 
 

@@ -42,7 +42,13 @@ def table(start, stop):
 
 
 def begin(path, **changes):
-    options = {"settings": SETTINGS, "n": N, "k": K, "shard_rows": SHARD, "dtype": "float16"} | changes
+    options = {
+        "settings": SETTINGS,
+        "n": N,
+        "arrays": {"gradient": K},
+        "shard_rows": SHARD,
+        "dtype": "float16",
+    } | changes
     return StoreWriter.create_or_resume(path, **options)
 
 
@@ -50,7 +56,7 @@ def make(path, rows=None, **changes):
     rows = gradient_rows() if rows is None else rows
     with begin(path, **changes) as writer:
         for shard in writer.missing():
-            writer.write(shard, rows[shard.start : shard.stop], table(shard.start, shard.stop))
+            writer.write(shard, {"gradient": rows[shard.start : shard.stop]}, table(shard.start, shard.stop))
         return writer.finish()
 
 
@@ -127,7 +133,7 @@ def test_a_kill_at_any_moment_costs_only_what_was_not_done(tmp_path, moment):
     assert child.returncode == -signal.SIGKILL, child.stderr
     kept = {p: os.stat(p).st_mtime_ns for p in (tmp_path / "s").rglob("shard-*.npy")}
     with begin(tmp_path / "s") as writer:
-        missing = {shard.matrix_file for shard in writer.missing()}
+        missing = {shard.file("gradient") for shard in writer.missing()}
     make(tmp_path / "s")
     for path, when in kept.items():
         if str(path.relative_to(tmp_path / "s")) not in missing:
@@ -145,7 +151,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
     make(tmp_path / "s")
     changed = {**SETTINGS, "model": "m (weights 2)", "label_rule": "xyz"}
     with pytest.raises(StoreMismatchError) as caught:
-        begin(tmp_path / "s", settings=changed, k=7)
+        begin(tmp_path / "s", settings=changed, arrays={"gradient": 7})
     for part in ("model was m (weights 1), now m (weights 2)", "label_rule was abc, now xyz", "k was 6, now 7"):
         assert part in str(caught.value)
 
@@ -153,7 +159,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
 def test_an_unfinished_store_is_not_read(tmp_path):
     with begin(tmp_path / "s") as writer:
         shard = writer.missing()[0]
-        writer.write(shard, gradient_rows()[: shard.stop], table(0, shard.stop))
+        writer.write(shard, {"gradient": gradient_rows()[: shard.stop]}, table(0, shard.stop))
     with pytest.raises(StoreError, match=r"unfinished, 1 of 5 shards; repeat"):
         GradientStore.open(tmp_path / "s")
 
@@ -197,7 +203,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
     rows = gradient_rows()
     with begin(tmp_path / "s") as writer:
         first, second = writer.missing()[:2]
-        writer.write(first, rows[: first.stop], table(0, first.stop))
+        writer.write(first, {"gradient": rows[: first.stop]}, table(0, first.stop))
 
         def full(*_args, **_kwargs):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -205,7 +211,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(np, "save", full)
             with pytest.raises(OutputError, match="is full; free space"):
-                writer.write(second, rows[second.start : second.stop], table(second.start, second.stop))
+                writer.write(second, {"gradient": rows[second.start : second.stop]}, table(second.start, second.stop))
     assert not list((tmp_path / "s").rglob("*.partial"))
     make(tmp_path / "s")
     make(tmp_path / "whole")

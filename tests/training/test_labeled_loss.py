@@ -26,9 +26,7 @@ def data():
 def make(data, options, folder, which, monkeypatch, architecture="llama", **arguments):
     """A trainer of the given class, and its model."""
     monkeypatch.setattr(labeled_loss, "trainer_class", lambda device: which)
-    loaded = LoadedModel(
-        tiny_model(architecture, vocab_size=300), tiny_tokenizer(), architecture, torch.device("cpu")
-    )
+    loaded = LoadedModel(tiny_model(architecture, vocab_size=300), tiny_tokenizer(), architecture, torch.device("cpu"))
     with quiet_libraries():
         model = add_adapters(loaded.model, options)
         return make_trainer(model, data, loaded, options, folder, save_strategy="no", **arguments), model

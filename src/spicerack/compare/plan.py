@@ -77,8 +77,9 @@ class Cell:
 def parse_methods(texts: str | Iterable[str]) -> tuple[Method, ...]:
     """Read methods as the command line gives them.
 
-    `spice,random` are two methods; `spice:rows=unit,penalty=0.2` is one with options (values are YAML); `a=spice:rows=unit`
-    is one with a label. What follows a method with options and looks like `name=value` is an option of it.
+    `spice,random` are two methods; `spice:rows=unit,penalty=0.2` is one with options (values are YAML);
+    `a=spice:rows=unit` is one with a label. What follows a method with options and looks like `name=value` is an option
+    of it.
 
     Raises:
         ConfigurationError: a text that is no method, or two of one label.

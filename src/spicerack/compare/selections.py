@@ -83,8 +83,8 @@ class Selections:
             record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
             if record["spec"] != spec:
                 raise ConfigurationError(
-                    f"{folder} holds the picks of {record['spec']}, and {method.label!r} is now {spec}; give the method "
-                    "another label"
+                    f"{folder} holds the picks of {record['spec']}, and {method.label!r} is now {spec}; give the "
+                    "method another label"
                 )
         else:
             record = {"spec": spec, "seconds": self._select(method, budget, seed, folder)}
@@ -99,9 +99,7 @@ class Selections:
         options = dict(method.options)
         wants = options.pop(WITH_TARGET, False) or _needs(method).target == "required"
         started = time.monotonic()
-        selection = select(
-            self.store, method.name, budget.value, self.target if wants else None, seed=seed, **options
-        )
+        selection = select(self.store, method.name, budget.value, self.target if wants else None, seed=seed, **options)
         seconds = time.monotonic() - started
         section = self.config.selection.model_validate(
             {"method": method.name, "budget": _plain(budget.value), "seed": seed, **options}

@@ -248,5 +248,10 @@ class FeaturePass:
         if not texts:
             return 0.0
         batches = self.runner.batches(texts, 1)
-        flops = count_flops(lambda: [self.runner.run(batch, ShardFeatures(1, self.layout)) for batch in batches])
+
+        def work() -> None:
+            for batch in batches:
+                self.runner.run(batch, ShardFeatures(1, self.layout))
+
+        flops = count_flops(work)
         return flops / sum(len(text.encoded.input_ids) for text in texts)

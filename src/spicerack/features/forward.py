@@ -1,7 +1,7 @@
 """One forward pass over a batch without gradients, and what is read off it, on the CPU.
 
-Every sum over a sample's tokens that ends in a column runs on the CPU in float64 and in order: atomic additions on a GPU
-would give other last digits at every run.
+Every sum over a sample's tokens that ends in a column runs on the CPU in float64 and in order: atomic additions on a
+GPU would give other last digits at every run.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def read_batch(head: Head, batch: Batch, wanted: Wanted) -> Read:
         hidden = head.hidden(batch.input_ids, batch.attention_mask)
         positions, targets = trained_positions(batch.labels)
         sample = positions.sample.cpu().numpy()
-        loss_sum = first_loss = empty
+        loss_sum: np.ndarray = empty
+        first_loss: np.ndarray = empty
         if wanted.losses:
             losses = _losses(head, hidden, positions, targets)
             loss_sum = np.bincount(sample, losses, minlength=samples)

@@ -30,8 +30,8 @@ def leading_directions(states: Tensor, rank: int) -> tuple[Tensor, float]:
     """The best `rank` rows in the place of all of a sample's states.
 
     With `X = U S V^T` these are `s_j v_j`, j < rank: of all sets of so many rows, their `sum_j s_j^2 v_j v_j^T` is
-    nearest to `X^T X = sum_t x_t x_t^T`, which FisherSFT adds (arXiv 2505.14826). They come from the eigenvectors of the
-    smaller of the two Gram matrices, in float64. Each vector's largest entry is positive.
+    nearest to `X^T X = sum_t x_t x_t^T`, which FisherSFT adds (arXiv 2505.14826). They come from the eigenvectors of
+    the smaller of the two Gram matrices, in float64. Each vector's largest entry is positive.
 
     Args:
         states: X (t, h), t >= 1.

@@ -62,7 +62,8 @@ class RatingTexts:
         needed = max(len(self._tokens(prompt, special=True)) for prompt in self.prompts) + len(self._ending)
         if needed >= max_length:
             raise ConfigurationError(
-                f"max_length {max_length} leaves no room for a sample beside a rating prompt of {needed} tokens; raise it"
+                f"max_length {max_length} leaves no room for a sample beside a rating prompt of {needed} tokens; "
+                "raise it"
             )
 
     def encode(self, sample: Sample) -> list[Encoded]:
@@ -100,8 +101,9 @@ def instruction_and_response(sample: Sample) -> tuple[str, str] | None:
     last = next((i for i in reversed(range(len(sample.messages))) if sample.messages[i]["role"] == "assistant"), 0)
     if last < max(1, sample.context):
         return None
-    words = [message.get("content") for message in sample.messages[: last + 1]]
-    if not words[-1] or not all(isinstance(text, str) for text in words):
+    contents = [message.get("content") for message in sample.messages[: last + 1]]
+    words = [text for text in contents if isinstance(text, str)]
+    if len(words) < len(contents) or not words[-1]:
         return None
     named = [f"{message['role']}: {message['content']}" for message in sample.messages[:last]]
     return (words[0] if last == 1 else "\n".join(named)), words[-1]

@@ -66,7 +66,7 @@ class Runner:
         result: dict[str, Any] = {
             "compute": list(self.config.features),
             "hidden_size": self.layout.width,
-            "model_parameters": int(self.head.model.num_parameters()),
+            "model_parameters": int(self.loaded.model.num_parameters()),
         }
         if "states" in self.config.features:
             result["state_rank"] = self.config.state_rank

@@ -132,7 +132,7 @@ class GradientPass:
             output_dir,
             settings=self.settings(tokens_per_batch),
             n=len(self.pool),
-            k=self.projection.dimension,
+            arrays={"gradient": self.projection.dimension},
             shard_rows=self.config.shard_rows,
             dtype=self.config.storage_dtype,
         ) as writer:
@@ -176,7 +176,7 @@ class GradientPass:
                 rows, table = self._shard(capture, shard, encoded, tokens_per_batch, done, total)
                 if written is not None:
                     written.result()
-                written = writing.submit(writer.write, shard, rows, table)
+                written = writing.submit(writer.write, shard, {"gradient": rows}, table)
             if written is not None:
                 written.result()
             seconds = time.perf_counter() - started

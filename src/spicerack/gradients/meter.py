@@ -91,7 +91,7 @@ class DeviceMeter:
             return torch.cuda.memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()  # with what the allocator keeps: it falls only when emptied
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         return int(psutil.Process().memory_info().rss)
 

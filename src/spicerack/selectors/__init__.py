@@ -126,6 +126,7 @@ def _manifest(selector: Selector, options: MethodOptions, problem: Problem, pick
         "budget": problem.budget.to_dict(),
         "seed": problem.seed,
         "options": {**options.model_dump(), **picks.resolved},
+        "findings": dict(picks.findings),
         "choices": [choice._asdict() for choice in problem.choices],
         "gradients": problem.rows.description(),
         "quotas": _quotas(problem),

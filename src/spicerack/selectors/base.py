@@ -130,6 +130,7 @@ class Picks:
         trace: one row a pick, float64 columns that the method names, (s,).
         certificate: how good the set is, where the method has a bound.
         resolved: options whose resolved value differs from what was given ("auto").
+        findings: what the method has to report beside its picks, JSON values; kept in the manifest.
     """
 
     indices: IntArray
@@ -137,6 +138,7 @@ class Picks:
     trace: npt.NDArray[Any]
     certificate: Certificate | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    findings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)

@@ -72,9 +72,8 @@ def certificate_of(
     if isinstance(state, (FullFisher, DiagonalFisher)):
         certificate = certify(state, result.indices, eligible=problem.eligible, allowance=allowed, prefixes=prefixes)
     elif isinstance(state, Transductive):
-        from spicerack.information.posterior import certify_transductive
-
-        certificate = certify_transductive(state, result.indices, eligible=problem.eligible, allowance=allowed)
+        problem.choose("certificate", None, "transductive information is not submodular: the bound does not hold")
+        return None
     else:
         problem.choose("certificate", None, "'adafisher-code' is not the information of a set: no bound holds")
         return None

@@ -119,9 +119,9 @@ def _labels(named: Mapping[str, Rows], goal: Rows, target_groups: Sequence[Any] 
 
 def read_checkpoints(rows: Rows, target: Rows | None) -> tuple[CheckpointRows, ...]:
     """Every checkpoint's rows of the pool and of the target; the target's store must hold the same checkpoints."""
-    members = () if rows.store is None else rows.store.checkpoints
+    members = [] if rows.store is None else list(rows.store.checkpoints)
     if len(members) < 2:
-        return (CheckpointRows(members[0].name if len(members) else "checkpoint-0", 1.0, rows, target),)
+        return (CheckpointRows(members[0].name if members else "checkpoint-0", 1.0, rows, target),)
     found = []
     for member in members:
         goal = None if target is None else target.of_checkpoint(member.name)

@@ -76,9 +76,10 @@ class ArraySource:
 
 
 class StoreSource:
-    """Rows of one named array of a store, read as they are asked for."""
+    """Rows of one named array of a store, read as they are asked for; by default the gradient, else the first."""
 
-    def __init__(self, store: GradientStore, name: str = "gradient") -> None:
+    def __init__(self, store: GradientStore, name: str | None = None) -> None:
+        name = name or next(iter(["gradient"] if "gradient" in store.arrays else store.arrays), "gradient")
         if name not in store.arrays:
             raise ConfigurationError(_missing_array(store, name))
         self.store, self.name = store, name
@@ -87,7 +88,7 @@ class StoreSource:
     @cached_property
     def scale(self) -> FloatArray:
         """Length of every plain row, (n,), 0 where excluded; float32 values, exact in float64."""
-        norms = np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
+        norms = self._norms
         norms = np.where(np.isfinite(norms), norms, 0.0)
         norms[[i for i, _ in self.excluded]] = 0.0
         return norms
@@ -96,9 +97,15 @@ class StoreSource:
     def excluded(self) -> list[tuple[int, str]]:
         """Rows that the store marks, and rows whose norm is not finite."""
         reasons = dict(self.store.excluded())
-        norms = np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
-        reasons.update({int(i): NON_FINITE for i in np.flatnonzero(~np.isfinite(norms)) if int(i) not in reasons})
+        bad = np.flatnonzero(~np.isfinite(self._norms))
+        reasons.update({int(i): NON_FINITE for i in bad if int(i) not in reasons})
         return sorted(reasons.items())
+
+    @cached_property
+    def _norms(self) -> FloatArray:
+        from spicerack.store.layout import norm_column
+
+        return np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
 
     def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
         """Unit rows as stored, float32: stores hold half precision, so nothing is lost.
@@ -106,7 +113,7 @@ class StoreSource:
         Raises:
             GradientError: a row that is not finite, though the table says so.
         """
-        values = self._rows.take(rows).astype(np.float32, copy=False)
+        values: npt.NDArray[Any] = self._rows.take(rows).astype(np.float32, copy=False)
         if self.excluded:
             excluded = np.zeros(self.n, dtype=bool)
             excluded[[i for i, _ in self.excluded]] = True
@@ -146,11 +153,6 @@ class StoreSource:
         return about if self.name == "gradient" else {**about, "array": self.name}
 
 
-def norm_column(array: str) -> str:
-    """The table's column that holds the lengths of an array's rows."""
-    return "sketch_norm" if array == "gradient" else f"{array}_norm"
-
-
 def _missing_array(store: GradientStore, name: str) -> str:
     made_by = {
         "adam": "take gradients with --adam-state (Adam's moments of a trained checkpoint)",
@@ -166,6 +168,8 @@ class JoinedSource:
     """Several sources one after the other: the named targets of a run. Native rows are plain, float64."""
 
     scale = None
+    n: int
+    k: int
 
     def __init__(self, parts: Sequence[tuple[str, Source]]) -> None:
         self.parts = list(parts)

@@ -96,9 +96,9 @@ class Spice:
         task = Task(problem, options)
         result = task.walk() if options.schedule == "pools" else task.search()
         certificate = certificate_of(problem, options, task.state, result, task.prefixes, task.one_run)
-        resolved: dict[str, Any] = {"alpha": task.alpha}
-        resolved |= penalty_report(problem, options, result, task.without_penalty)
-        return Picks(result.indices, result.scores, result.trace, certificate, resolved)
+        findings = penalty_report(problem, options, result, task.without_penalty)
+        resolved = {"alpha": task.alpha}
+        return Picks(result.indices, result.scores, result.trace, certificate, resolved, findings)
 
 
 SPICE = Spice()

@@ -74,7 +74,7 @@ class RowGatherer:
 
 
 def _read_into(file: int, target: npt.NDArray[Any], offset: int) -> None:
-    view = memoryview(target).cast("B")
+    view = memoryview(target.data).cast("B")
     done = 0
     while done < len(view):
         got = os.preadv(file, [view[done:]], offset + done)

@@ -3,12 +3,14 @@
     manifest.json                     settings, shard plan, shard table with checksums; no times and no host names
     rows.parquet                      the table, one row per sample, once the pass is complete
     checkpoint-0/shard-00000.npy      (rows, k) unit rows, float16 or float32; `numpy.load(..., mmap_mode="r")` reads it
+    checkpoint-0/adam-00000.npy       the same of another named array, where there is one
     checkpoint-0/rows-00000.parquet   the shard's part of the table
+    features/                         a store of the same samples without gradients: embeddings, losses, ratings
     .lock                             held while a process writes
 
-Rows are stored at unit length, whatever their type, with their float32 norm in the table's `sketch_norm`: half
+Rows are stored at unit length, whatever their type, with their float32 norm in the table (`norm_column`): half
 precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's
-table names it.
+table names it. Gradients at several checkpoints of a model are a folder of stores (`collection.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ import pyarrow as pa
 
 from spicerack.errors import StoreCorruptError, StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ROWS = "rows.parquet"
 LOCK = ".lock"
+SHARDS = "checkpoint-0"
+FEATURES = "features"
+GRADIENT = "gradient"
 
-ROW_SCHEMA = pa.schema(
+TABLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("source", pa.string()),
@@ -36,43 +41,57 @@ ROW_SCHEMA = pa.schema(
         ("tokens", pa.int32()),
         ("trained_tokens", pa.int32()),
         ("cut_tokens", pa.int32()),
-        ("sketch_norm", pa.float32()),
         ("gradient_norm", pa.float32()),
-        ("finite", pa.bool_()),
     ]
 )
+"""The table of a gradient store, but for what the writer adds: a norm for each array, and `finite`."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns `start` to `stop` of the gradient that belong to one tracked weight."""
+
+    name: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop` of one checkpoint, in one file."""
+    """Rows `start` to `stop`, in one file for each array and one for the table."""
 
-    checkpoint: str
     index: int
     start: int
     stop: int
 
-    @property
-    def matrix_file(self) -> str:
-        """Path of the unit rows, from the store's folder."""
-        return f"{self.checkpoint}/shard-{self.index:05d}.npy"
+    def file(self, array: str) -> str:
+        """Path of an array's unit rows, from the store's folder."""
+        return f"{SHARDS}/{'shard' if array == GRADIENT else array}-{self.index:05d}.npy"
 
     @property
     def rows_file(self) -> str:
         """Path of the shard's part of the table, from the store's folder."""
-        return f"{self.checkpoint}/rows-{self.index:05d}.parquet"
+        return f"{SHARDS}/rows-{self.index:05d}.parquet"
 
 
-def shard_plan(checkpoints: list[str], n: int, shard_rows: int) -> list[Shard]:
-    """Equal runs of rows, the last one shorter, for every checkpoint."""
-    starts = range(0, n, shard_rows)
-    return [Shard(c, i, start, min(start + shard_rows, n)) for c in checkpoints for i, start in enumerate(starts)]
+def norm_column(array: str) -> str:
+    """The table's column that holds the lengths of an array's rows."""
+    return "sketch_norm" if array == GRADIENT else f"{array}_norm"
+
+
+def shard_plan(n: int, shard_rows: int) -> list[dict[str, int]]:
+    """Equal runs of rows, the last one shorter."""
+    return [{"start": start, "stop": min(start + shard_rows, n)} for start in range(0, n, shard_rows)]
 
 
 def manifest_shards(manifest: dict[str, Any]) -> list[Shard]:
     """The plan that a manifest records."""
-    plan = manifest["shard_plan"]
-    return [Shard(c["name"], i, s["start"], s["stop"]) for c in manifest["checkpoints"] for i, s in enumerate(plan)]
+    return [Shard(i, part["start"], part["stop"]) for i, part in enumerate(manifest["shard_plan"])]
+
+
+def shard_files(manifest: dict[str, Any], shard: Shard) -> list[str]:
+    """Every file of a shard."""
+    return [*(shard.file(array) for array in manifest["arrays"]), shard.rows_file]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -88,17 +107,23 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
-        _ = manifest["settings"], manifest["shards"], manifest["shard_plan"], manifest["n"], manifest["k"]
+        if version == FORMAT_VERSION:
+            needed = (
+                ("checkpoints",) if "checkpoints" in manifest else ("settings", "shards", "shard_plan", "n", "arrays")
+            )
+            _ = [manifest[key] for key in needed]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorruptError(
             f"{path} is truncated or altered ({error}); delete the store {folder} and make it again"
         ) from error
     if version != FORMAT_VERSION:
-        raise StoreError(f"{folder} has store format {version}; this version of spicerack reads {FORMAT_VERSION}")
+        raise StoreError(
+            f"{folder} has store format {version}; this version of spicerack reads {FORMAT_VERSION}: make it again"
+        )
     return manifest
 
 
 def recorded_settings(folder: Path) -> dict[str, Any] | None:
     """What an existing store was made with, or None where there is no store."""
     manifest = read_manifest(folder)
-    return None if manifest is None else dict(manifest["settings"])
+    return None if manifest is None or "settings" not in manifest else dict(manifest["settings"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +16,50 @@ import pyarrow.parquet as pq
 
 from spicerack.errors import StoreCorruptError, StoreError
 from spicerack.store import files
-from spicerack.store.layout import MANIFEST, ROWS, Shard, manifest_shards, read_manifest
+from spicerack.store.layout import (
+    FEATURES,
+    GRADIENT,
+    MANIFEST,
+    ROWS,
+    Segment,
+    Shard,
+    manifest_shards,
+    norm_column,
+    read_manifest,
+)
 
 RowForm = Literal["plain", "unit"]
 
 
-class GradientStore:
-    """A finished gradient store: n rows of k columns, and a table with a row per sample."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of the model: its name, its weight (all sum to 1), and the store of its gradients."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        """Use `open`, which checks the files."""
+    name: str
+    weight: float
+    store: GradientStore
+
+
+class GradientStore:
+    """A finished gradient store: n rows of k columns, and a table with a row per sample.
+
+    Where gradients were taken at several checkpoints of a model, this is the store of the last one, and `checkpoints`
+    holds them all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        *,
+        checkpoints: tuple[Checkpoint, ...] = (),
+        root: Path | None = None,
+    ) -> None:
+        """Use `open`, which checks the files; `root` is the folder of a collection that this store ends."""
         self.path = path
         self.manifest = manifest
+        self._checkpoints = checkpoints
+        self._root = root or path
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> GradientStore:
@@ -44,6 +77,13 @@ class GradientStore:
         manifest = read_manifest(folder)
         if manifest is None:
             raise StoreError(f"{folder} is not a gradient store: it has no {MANIFEST}")
+        if "checkpoints" in manifest:
+            members = tuple(
+                Checkpoint(entry["name"], float(entry["weight"]), cls.open(folder / entry["name"], verify=verify))
+                for entry in manifest["checkpoints"]
+            )
+            last = members[-1].store
+            return cls(last.path, last.manifest, checkpoints=members, root=folder)
         store = cls(folder, manifest)
         if not store.complete:
             done, planned = len(manifest["shards"]), len(store._shards)
@@ -63,8 +103,8 @@ class GradientStore:
 
     @property
     def k(self) -> int:
-        """Columns of a row."""
-        return int(self.manifest["k"])
+        """Columns of a gradient row; 0 in a store of features only."""
+        return int(self.manifest["arrays"].get(GRADIENT, 0))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,14 +112,52 @@ class GradientStore:
         return dict(self.manifest["settings"])
 
     @property
-    def checkpoints(self) -> tuple[str, ...]:
-        """Names of the checkpoints."""
-        return tuple(checkpoint["name"] for checkpoint in self.manifest["checkpoints"])
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints of the model that gradients were taken at, at least one; this store is the last one's."""
+        return self._checkpoints or (Checkpoint("checkpoint-0", 1.0, self),)
 
     @property
     def complete(self) -> bool:
         """Whether every shard and the table are there."""
         return bool(self.manifest["complete"])
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The tracked weight behind each run of the gradient's columns; one for all where they were mixed."""
+        return tuple(Segment(s["name"], s["start"], s["stop"]) for s in self.manifest["columns"])
+
+    @cached_property
+    def features(self) -> GradientStore | None:
+        """The store of features beside this one, or None.
+
+        Raises:
+            StoreError: it is of other samples.
+        """
+        folder = self._root / FEATURES
+        if not (folder / MANIFEST).is_file():
+            return None
+        store = GradientStore.open(folder)
+        if not np.array_equal(store.column("id"), self.column("id")):
+            raise StoreError(f"{folder} holds features of other samples than {self.path}; make it again from this pool")
+        return store
+
+    @cached_property
+    def arrays(self) -> dict[str, int]:
+        """Columns of every named array: the store's own and its features'."""
+        own = {name: int(columns) for name, columns in self.manifest["arrays"].items()}
+        return own if self.features is None else {**self.features.arrays, **own}
+
+    def array_files(self, array: str) -> list[tuple[Path, int, int]]:
+        """Every file of an array with its first row and one past its last, in order.
+
+        Raises:
+            StoreError: no such array.
+        """
+        if array in self.manifest["arrays"]:
+            return [(self.path / shard.file(array), shard.start, shard.stop) for shard in self._shards]
+        if array not in self.arrays or self.features is None:
+            raise StoreError(f"{self.path} has no array {array!r}; it has {', '.join(self.arrays) or 'none'}")
+        return self.features.array_files(array)
 
     @cached_property
     def _shards(self) -> list[Shard]:
@@ -94,14 +172,19 @@ class GradientStore:
         return self._table
 
     def column(self, name: str) -> np.ndarray:
-        """One column of the table, (n,); text columns have dtype object.
+        """One column of the table or of the features' table, (n,); text columns have dtype object.
 
         Raises:
             StoreError: no such column.
         """
-        if name not in self._table.column_names:
-            raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(self._table.column_names)}")
-        return np.asarray(self._table.column(name).to_numpy(zero_copy_only=False))
+        if name in self._table.column_names:
+            return np.asarray(self._table.column(name).to_numpy(zero_copy_only=False))
+        found = list(self._table.column_names)
+        if self.features is not None:
+            if name in self.features._table.column_names:
+                return self.features.column(name)
+            found += self.features._table.column_names
+        raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(dict.fromkeys(found))}")
 
     def block(
         self,
@@ -109,37 +192,33 @@ class GradientStore:
         stop: int,
         *,
         rows: RowForm = "plain",
-        checkpoint: str | None = None,
+        array: str = GRADIENT,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> np.ndarray:
-        """Rows `start` to `stop`, (stop - start, k), plain or at unit length.
+        """Rows `start` to `stop` of an array, (stop - start, columns), plain or at unit length.
 
         A row is stored at unit length, rounded to the store's type; `plain` multiplies it by its float32 norm.
         """
-        result = np.empty((stop - start, self.k), dtype=dtype)
-        for shard in self._shards:
-            low, high = max(start, shard.start), min(stop, shard.stop)
-            if low < high and shard.checkpoint == (checkpoint or self.checkpoints[0]):
-                matrix = np.load(self.path / shard.matrix_file, mmap_mode="r", allow_pickle=False)
-                result[low - start : high - start] = matrix[low - shard.start : high - shard.start]
+        result = np.empty((stop - start, self.arrays.get(array, 0)), dtype=dtype)
+        for path, first, end in self.array_files(array):
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+                result[low - start : high - start] = matrix[low - first : high - first]
         if rows == "plain":
-            result *= self._norms[start:stop, None].astype(dtype)
+            result *= self.column(norm_column(array))[start:stop, None].astype(dtype)
         return result
 
-    @cached_property
-    def _norms(self) -> np.ndarray:
-        return self.column("sketch_norm")
-
     def matrix(
-        self, rows: RowForm = "plain", *, checkpoint: str | None = None, dtype: type[np.floating[Any]] = np.float32
+        self, rows: RowForm = "plain", *, array: str = GRADIENT, dtype: type[np.floating[Any]] = np.float32
     ) -> np.ndarray:
-        """All rows, G (n, k), in memory."""
-        return self.block(0, self.n, rows=rows, checkpoint=checkpoint, dtype=dtype)
+        """All rows of an array, G (n, k), in memory."""
+        return self.block(0, self.n, rows=rows, array=array, dtype=dtype)
 
-    def blocks(self, size: int, *, rows: RowForm = "plain") -> Iterator[tuple[int, np.ndarray]]:
+    def blocks(self, size: int, *, rows: RowForm = "plain", array: str = GRADIENT) -> Iterator[tuple[int, np.ndarray]]:
         """Start and rows of each block of `size` rows, in order."""
         for start in range(0, self.n, size):
-            yield start, self.block(start, min(start + size, self.n), rows=rows)
+            yield start, self.block(start, min(start + size, self.n), rows=rows, array=array)
 
     def excluded(self) -> list[tuple[int, str]]:
         """Rows that may never be selected, each with the reason."""
@@ -148,7 +227,10 @@ class GradientStore:
         return [(int(i), str(reasons[i])) for i in np.flatnonzero(reasons != "")]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the settings and the shards' checksums."""
+        """SHA-256 over the settings and the shards' checksums, of every checkpoint."""
+        if self._checkpoints:
+            parts = [(c.name, c.weight, c.store.fingerprint()) for c in self._checkpoints]
+            return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         content = {"settings": self.settings, "shards": self.manifest["shards"], "rows": self.manifest["rows_sha256"]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -158,15 +240,13 @@ class GradientStore:
         Raises:
             StoreCorruptError: the first file that is missing, truncated or altered.
         """
-        for shard in self._shards:
-            entry = self.manifest["shards"].get(shard.matrix_file)
-            if entry is not None:
-                path = self.path / shard.matrix_file
+        for done in self.manifest["shards"].values():
+            for name, entry in done.items():
+                path = self.path / name
                 size = path.stat().st_size if path.is_file() else -1
                 _check(path, size == entry["bytes"], f"it has {size} bytes, not {entry['bytes']}")
                 if checksums:
                     _check_sum(path, entry["sha256"])
-                    _check_sum(self.path / shard.rows_file, entry["rows_sha256"])
         if self.complete:
             _check_sum(self.path / ROWS, self.manifest["rows_sha256"])
 

@@ -15,14 +15,20 @@ from filelock import FileLock, Timeout
 from spicerack.errors import StoreCorruptError, StoreError, StoreLockedError, StoreMismatchError
 from spicerack.store import files
 from spicerack.store.layout import (
+    FEATURES,
     FORMAT_VERSION,
+    GRADIENT,
     LOCK,
     MANIFEST,
-    ROW_SCHEMA,
     ROWS,
+    SHARDS,
+    TABLE_SCHEMA,
+    Segment,
     Shard,
     manifest_shards,
+    norm_column,
     read_manifest,
+    shard_files,
     shard_plan,
 )
 from spicerack.store.reader import GradientStore
@@ -31,11 +37,12 @@ from spicerack.store.reader import GradientStore
 class StoreWriter:
     """The one process that writes a store; a context manager that holds the store's lock."""
 
-    def __init__(self, path: Path, lock: FileLock, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, lock: FileLock, manifest: dict[str, Any], columns: pa.Schema) -> None:
         """Use `create_or_resume`."""
         self.path = path
         self.manifest = manifest
         self._lock = lock
+        self._columns = columns
 
     @classmethod
     def create_or_resume(
@@ -44,10 +51,11 @@ class StoreWriter:
         *,
         settings: Mapping[str, Any],
         n: int,
-        k: int,
+        arrays: Mapping[str, int],
         shard_rows: int,
         dtype: str = "float16",
-        checkpoints: Sequence[str] = ("checkpoint-0",),
+        columns: pa.Schema = TABLE_SCHEMA,
+        segments: Sequence[Segment] = (),
     ) -> StoreWriter:
         """Begin a store, or go on with one made with the same settings.
 
@@ -55,10 +63,11 @@ class StoreWriter:
             path: the store's folder.
             settings: everything that fixes the rows; JSON values.
             n: rows of the pool.
-            k: columns of a row.
+            arrays: name of every array with its columns; `gradient` is what selectors read unless they say otherwise.
             shard_rows: rows of a shard.
             dtype: of the stored unit rows, `float16` or `float32`.
-            checkpoints: names, one folder of shards each.
+            columns: of the table, but for those that the writer adds: a norm for each array, and `finite`.
+            segments: the tracked weight behind each run of the gradient's columns, where they were not mixed.
 
         Raises:
             StoreLockedError: another process is writing it.
@@ -71,21 +80,21 @@ class StoreWriter:
         lock = _acquire(folder)
         try:
             manifest = read_manifest(folder)
+            wanted = _new_manifest(settings, n, arrays, shard_rows, dtype, segments)
             if manifest is None:
                 _refuse_foreign(folder)
-                manifest = _new_manifest(settings, n, k, shard_rows, dtype, checkpoints)
-                for name in checkpoints:
-                    _make_folder(folder / name)
+                manifest = wanted
+                _make_folder(folder / SHARDS)
                 files.write_json(folder / MANIFEST, manifest)
             else:
-                _compare(folder, manifest, _new_manifest(settings, n, k, shard_rows, dtype, checkpoints))
+                _compare(folder, manifest, wanted)
                 _remove_partial(folder)
                 _forget_missing(folder, manifest)
                 GradientStore(folder, manifest).verify()
         except BaseException:
             lock.release()
             raise
-        return cls(folder, lock, manifest)
+        return cls(folder, lock, manifest, columns)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -97,38 +106,46 @@ class StoreWriter:
 
     def missing(self) -> list[Shard]:
         """Shards that are not done, in order."""
-        return [shard for shard in manifest_shards(self.manifest) if shard.matrix_file not in self.manifest["shards"]]
+        return [shard for shard in manifest_shards(self.manifest) if shard.rows_file not in self.manifest["shards"]]
 
-    def write(self, shard: Shard, rows: np.ndarray, table: Mapping[str, Any]) -> None:
-        """Store one shard's gradient rows and their part of the table; then, and only then, it is done.
+    def write(self, shard: Shard, arrays: Mapping[str, np.ndarray], table: Mapping[str, Any]) -> None:
+        """Store one shard's rows and their part of the table; then, and only then, it is done.
 
         Args:
             shard: one of `missing()`.
-            rows: (rows, k) float32, plain. A row that is not finite is stored as zeros with `finite` false.
-            table: the columns of `ROW_SCHEMA` but `sketch_norm` and `finite`, each (rows,).
+            arrays: (rows, columns) float32 of every array, plain. A row that is not finite is stored as zeros, with
+                `finite` false; in arrays beside the gradient its norm is NaN.
+            table: the columns of the schema that the writer was given, each (rows,).
 
         Raises:
             OutputError: disk full or folder not writable; the shards already done are kept.
         """
-        expected = (shard.stop - shard.start, self.manifest["k"])
-        if rows.shape != expected:
-            raise StoreError(f"shard {shard.index} got rows of shape {rows.shape}; expected {expected}")
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-        finite = np.isfinite(norms) & (norms <= np.finfo(np.float32).max)
-        norms = np.where(finite, norms, 0.0).astype(np.float32)
-        scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-        unit = np.where(finite[:, None], rows, 0) * scale[:, None]
-        stored = np.ascontiguousarray(unit, dtype=np.dtype(self.manifest["dtype"]).newbyteorder("<"))
-        part = pa.table({**table, "sketch_norm": norms, "finite": finite}).select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
-        matrix_path, rows_path = self.path / shard.matrix_file, self.path / shard.rows_file
-        files.write_atomically(matrix_path, lambda file: np.save(file, stored, allow_pickle=False))
-        files.write_atomically(rows_path, lambda file: pq.write_table(part, file))
-        self.manifest["shards"][shard.matrix_file] = {
-            "sha256": files.sha256(matrix_path),
-            "bytes": matrix_path.stat().st_size,
-            "rows_sha256": files.sha256(rows_path),
+        rows = shard.stop - shard.start
+        norms: dict[str, np.ndarray] = {}
+        all_finite = np.ones(rows, dtype=bool)
+        dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
+        for name, columns in self.manifest["arrays"].items():
+            if arrays[name].shape != (rows, columns):
+                raise StoreError(
+                    f"shard {shard.index} got {name} rows of shape {arrays[name].shape}; expected {(rows, columns)}"
+                )
+            unit, norm, finite = _unit_rows(arrays[name])
+            norms[norm_column(name)] = norm if name == GRADIENT else np.where(finite, norm, np.float32(np.nan))
+            all_finite &= finite
+            self._write(shard.file(name), np.ascontiguousarray(unit, dtype=dtype))
+        part = pa.table({**table, **norms, "finite": all_finite})
+        added = [*((name, pa.float32()) for name in norms), ("finite", pa.bool_())]
+        schema = pa.schema([*self._columns, *(pa.field(name, kind) for name, kind in added)])
+        part = part.select(schema.names).cast(schema)
+        files.write_atomically(self.path / shard.rows_file, lambda file: pq.write_table(part, file))
+        self.manifest["shards"][shard.rows_file] = {
+            name: {"sha256": files.sha256(self.path / name), "bytes": (self.path / name).stat().st_size}
+            for name in shard_files(self.manifest, shard)
         }
         files.write_json(self.path / MANIFEST, self.manifest)
+
+    def _write(self, name: str, stored: np.ndarray) -> None:
+        files.write_atomically(self.path / name, lambda file: np.save(file, stored, allow_pickle=False))
 
     def finish(self) -> GradientStore:
         """Merge the shards' tables into rows.parquet and open the store.
@@ -139,8 +156,7 @@ class StoreWriter:
         if missing := self.missing():
             raise StoreError(f"{self.path} cannot be finished: {len(missing)} shards are missing")
         if not self.manifest["complete"]:
-            first = self.manifest["checkpoints"][0]["name"]
-            parts = [self.path / s.rows_file for s in manifest_shards(self.manifest) if s.checkpoint == first]
+            parts = [self.path / shard.rows_file for shard in manifest_shards(self.manifest)]
             merged = pa.concat_tables([pq.read_table(part) for part in parts]).combine_chunks()
             files.write_atomically(self.path / ROWS, lambda file: pq.write_table(merged, file))
             self.manifest |= {"complete": True, "rows_sha256": files.sha256(self.path / ROWS)}
@@ -148,19 +164,32 @@ class StoreWriter:
         return GradientStore(self.path, self.manifest)
 
 
+def _unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows at unit length, their float32 norms, and which are finite; a row that is not is zeros of norm 0."""
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    finite = np.isfinite(norms) & (norms <= np.finfo(np.float32).max)
+    norms = np.where(finite, norms, 0.0).astype(np.float32)
+    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return np.where(finite[:, None], rows, 0) * scale[:, None], norms, finite
+
+
 def _new_manifest(
-    settings: Mapping[str, Any], n: int, k: int, shard_rows: int, dtype: str, checkpoints: Sequence[str]
+    settings: Mapping[str, Any],
+    n: int,
+    arrays: Mapping[str, int],
+    shard_rows: int,
+    dtype: str,
+    segments: Sequence[Segment],
 ) -> dict[str, Any]:
-    plan = shard_plan(["any"], n, shard_rows)
+    whole = [Segment(GRADIENT, 0, arrays[GRADIENT])] if GRADIENT in arrays else []
     return {
         "format_version": FORMAT_VERSION,
         "settings": dict(settings),
         "n": n,
-        "k": k,
+        "arrays": dict(arrays),
         "dtype": dtype,
-        "columns": [{"name": "gradient", "start": 0, "stop": k}],
-        "checkpoints": [{"name": name, "weight": 1.0 / len(checkpoints)} for name in checkpoints],
-        "shard_plan": [{"start": shard.start, "stop": shard.stop} for shard in plan],
+        "columns": [{"name": s.name, "start": s.start, "stop": s.stop} for s in segments or whole],
+        "shard_plan": shard_plan(n, shard_rows),
         "shards": {},
         "complete": False,
         "rows_sha256": None,
@@ -169,9 +198,10 @@ def _new_manifest(
 
 def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a store of other settings, naming each with both values."""
-    keys = ("n", "k", "dtype", "checkpoints", "shard_plan")
-    was = {**{key: found[key] for key in keys}, **found["settings"]}
-    now = {**{key: wanted[key] for key in keys}, **wanted["settings"]}
+    if "checkpoints" in found:
+        held = ", ".join(entry["name"] for entry in found["checkpoints"])
+        raise StoreMismatchError(f"{folder} holds stores of the checkpoints {held}; choose another output folder")
+    was, now = _compared(found), _compared(wanted)
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if "shard_rows" in names and "shard_plan" in names:
         names.remove("shard_plan")
@@ -181,6 +211,12 @@ def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
             f"{folder} holds a store made with other settings: {differences}; "
             "choose another output folder or repeat those settings"
         )
+
+
+def _compared(manifest: dict[str, Any]) -> dict[str, Any]:
+    columns = {"k" if name == GRADIENT else f"columns of {name}": k for name, k in manifest["arrays"].items()}
+    plan = {key: manifest[key] for key in ("n", "dtype", "shard_plan")}
+    return {**plan, **columns, **manifest["settings"]}
 
 
 def _short(value: Any, width: int = 80) -> str:
@@ -211,11 +247,9 @@ def _make_folder(folder: Path) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     """A folder with other things in it is not a place for a store; an interrupted start is."""
-    ours = {LOCK, MANIFEST + files.PARTIAL}
-    foreign = [
-        item.name for item in folder.iterdir() if item.name not in ours and not item.name.startswith("checkpoint-")
-    ]
-    if any(folder.glob("checkpoint-*/*.npy")):
+    ours = {LOCK, MANIFEST + files.PARTIAL, SHARDS, FEATURES}
+    foreign = [item.name for item in folder.iterdir() if item.name not in ours]
+    if any(folder.glob(f"{SHARDS}/*.npy")):
         raise StoreCorruptError(f"{folder} has shards but no {MANIFEST}; delete the folder and make the store again")
     if foreign:
         raise StoreError(f"{folder} holds other files ({foreign[0]!r}) and no store; choose an empty or new folder")
@@ -224,13 +258,13 @@ def _refuse_foreign(folder: Path) -> None:
 def _forget_missing(folder: Path, manifest: dict[str, Any]) -> None:
     """A finished shard whose file was deleted is to be done again: the way to mend a damaged store."""
     for shard in manifest_shards(manifest):
-        if not all((folder / name).is_file() for name in (shard.matrix_file, shard.rows_file)):
-            manifest["shards"].pop(shard.matrix_file, None)
+        if not all((folder / name).is_file() for name in shard_files(manifest, shard)):
+            manifest["shards"].pop(shard.rows_file, None)
     planned = len(manifest_shards(manifest))
     if len(manifest["shards"]) < planned or not (folder / ROWS).is_file():
         manifest |= {"complete": False, "rows_sha256": None}
 
 
 def _remove_partial(folder: Path) -> None:
-    for partial in folder.rglob(f"*{files.PARTIAL}"):
+    for partial in (*folder.glob(f"*{files.PARTIAL}"), *folder.glob(f"{SHARDS}/*{files.PARTIAL}")):
         partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""A run on a page: what was picked, why, and how good it is."""
