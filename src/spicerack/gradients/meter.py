@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that work took, and bytes held at most beyond what was held when the meter was made."""
+    """Seconds that work took, and bytes held at most beyond what was held when it began."""
 
     seconds: float
     bytes: int
@@ -35,12 +38,13 @@ class Meter(Protocol):
 
 
 class DeviceMeter:
-    """The meter of a torch device: its allocator's peak on CUDA, the driver's on MPS, this process's on a CPU."""
+    """The meter of a torch device: its allocator's peak on CUDA, the driver's on MPS, this process's on a CPU.
+
+    On a CPU, what this process holds without using it is given back first: work that reuses it would look free.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        """Take what is held now, the model, as given."""
         self.device = device
-        self._held = self._bytes_held()
 
     def free(self) -> int:
         """Bytes that work may take: of the device, or of the machine and of the container that this process is in."""
@@ -54,12 +58,15 @@ class DeviceMeter:
 
     def measure(self, work: Callable[[], object]) -> Measured:
         """Do the work once."""
+        gc.collect()
+        release(self.device)
+        held = self._bytes_held()
         started = time.perf_counter()
         with self._watch() as peak:
             work()
             self._wait()
             seconds = time.perf_counter() - started
-        return Measured(seconds, max(0, peak() - self._held))
+        return Measured(seconds, max(0, peak() - held))
 
     @contextmanager
     def _watch(self) -> Iterator[Callable[[], int]]:
@@ -119,6 +126,8 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's
+        trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
