@@ -38,6 +38,8 @@ class Needs:
         target_groups: whether it reads a label per target row.
         arrays: arrays of the store that it reads with its default options.
         columns: columns of the store's table that it reads with its default options.
+        checkpoints: whether it reads the last checkpoint of the model, or all that the store holds.
+        cost: what a user pays for what it reads, in words.
     """
 
     gradients: bool = True
@@ -45,6 +47,8 @@ class Needs:
     target_groups: bool = False
     arrays: tuple[str, ...] = ("gradient",)
     columns: tuple[str, ...] = ()
+    checkpoints: Literal["last", "all"] = "last"
+    cost: str = "one gradient pass"
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,10 @@ class Selection:
 
 
 class Selector(Protocol):
-    """A selection method. Its module is loaded when its name is asked for."""
+    """A selection method. Its module is loaded when its name is asked for.
+
+    A method whose options change what it reads may also have `needs_with(options) -> Needs`; see `needs_of`.
+    """
 
     name: str
     summary: str
@@ -179,6 +186,13 @@ class Selector(Protocol):
     def select(self, problem: Problem, options: Any) -> Picks:
         """Pick rows; `options` is an instance of `Options`."""
         ...
+
+
+def needs_of(selector: Selector, options: MethodOptions) -> Needs:
+    """What a method reads with these options."""
+    asked = getattr(selector, "needs_with", None)
+    needs: Needs = selector.needs if asked is None else asked(options)
+    return needs
 
 
 def read_options(selector: Selector, given: Mapping[str, Any]) -> MethodOptions:

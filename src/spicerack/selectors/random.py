@@ -23,7 +23,7 @@ class Random:
     name = "random"
     summary = "uniform, without replacement"
     paper = ""
-    needs = Needs(gradients=False)
+    needs = Needs(gradients=False, arrays=(), cost="arithmetic only")
     Options: type[MethodOptions] = RandomOptions
 
     def select(self, problem: Problem, options: RandomOptions) -> Picks:
