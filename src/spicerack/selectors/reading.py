@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,11 @@ import numpy as np
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError, UnknownNameError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
-from spicerack.selectors.base import CheckpointRows, Problem, Selector
+from spicerack.selectors.base import Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
+from spicerack.selectors.targets import read_checkpoints, read_target, reasons
 
 
 def read_problem(
@@ -67,67 +67,6 @@ def read_problem(
         raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
     problem.room().take_forced()  # what cannot be met is known before any work
     return problem
-
-
-def read_target(
-    selector: Selector, rows: Rows, target: Any, target_groups: Sequence[Any] | str | None
-) -> tuple[Rows | None, tuple[str, ...] | None]:
-    """Target rows and the group of each: given labels, or names of the targets, or a column of theirs."""
-    needs = selector.needs
-    if target is None:
-        if needs.target == "required":
-            raise ConfigurationError(
-                f"method {selector.name!r} needs a target, rows of what the model should do: give target= (--target)"
-            )
-        if target_groups is not None:
-            raise ConfigurationError("target_groups labels the rows of a target, and there is no target")
-        return None, None
-    if needs.target == "no":
-        raise ConfigurationError(f"method {selector.name!r} reads no target; leave it out")
-    if target_groups is not None and not needs.target_groups:
-        raise ConfigurationError(f"method {selector.name!r} reads no target_groups; leave them out")
-    named = (
-        {str(name): Rows(value, what=f"target {name!r}") for name, value in target.items()}
-        if isinstance(target, Mapping)
-        else {"": Rows(target, what="target")}
-    )
-    if not named:
-        raise ConfigurationError("target is an empty mapping; give rows for each name")
-    goal = Rows.joined(named) if isinstance(target, Mapping) else named[""]
-    if goal.k != rows.k:
-        raise GradientError(f"target rows have {goal.k} dimensions, the gradients {rows.k}; project both alike")
-    for name, part in named.items():
-        if not part.included.any():
-            of = f" of {name!r}" if name else ""
-            raise GradientError(f"none of the {part.n} target rows{of} can be used: {reasons(part)}")
-    return goal, _labels(named, goal, target_groups)
-
-
-def _labels(named: Mapping[str, Rows], goal: Rows, target_groups: Sequence[Any] | str | None) -> tuple[str, ...] | None:
-    if target_groups is None:
-        return None if "" in named else tuple(name for name, rows in named.items() for _ in range(rows.n))
-    if not isinstance(target_groups, str):
-        if len(target_groups) != goal.n:
-            raise ConfigurationError(f"target_groups has {len(target_groups)} labels for {goal.n} target rows")
-        return tuple(str(group) for group in target_groups)
-    labels: list[str] = []
-    for name, rows in named.items():
-        values = [str(value) for value in rows.label(target_groups)]
-        labels += [f"{name}/{value}" if name else value for value in values]
-    return tuple(labels)
-
-
-def read_checkpoints(rows: Rows, target: Rows | None) -> tuple[CheckpointRows, ...]:
-    """Every checkpoint's rows of the pool and of the target; the target's store must hold the same checkpoints."""
-    members = [] if rows.store is None else list(rows.store.checkpoints)
-    if len(members) < 2:
-        return (CheckpointRows(members[0].name if members else "checkpoint-0", 1.0, rows, target),)
-    found = []
-    for member in members:
-        goal = None if target is None else target.of_checkpoint(member.name)
-        own = rows if member is members[-1] else Rows(member.store)
-        found.append(CheckpointRows(member.name, float(member.weight), own, goal))
-    return tuple(found)
 
 
 def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:
@@ -187,8 +126,3 @@ def read_tokens(rows: Rows, tokens: Any, eligible: BoolArray, budget: BudgetLike
             f"row {int(np.flatnonzero(eligible & (counts < 0))[0])} has a negative number of tokens"
         )
     return counts.astype(np.int64)
-
-
-def reasons(rows: Rows) -> str:
-    """Why rows are excluded, counted."""
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in rows.excluded).items())
