@@ -14,6 +14,7 @@ NAMES = {
     "Selection",
     "SpicerackError",
     "TokenBudget",
+    "collect_features",
     "collect_gradients",
     "methods",
     "run",

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spicerack.config import RunConfig as RunConfig
     from spicerack.errors import SpicerackError as SpicerackError
+    from spicerack.features.collect import collect_features as collect_features
     from spicerack.pipeline import Run as Run
     from spicerack.pipeline import collect_gradients as collect_gradients
     from spicerack.pipeline import run as run
@@ -33,6 +34,7 @@ _HOMES = {
     "Selection": "spicerack.selectors.base",
     "SpicerackError": "spicerack.errors",
     "TokenBudget": "spicerack.selectors.budget",
+    "collect_features": "spicerack.features.collect",
     "collect_gradients": "spicerack.pipeline",
     "methods": "spicerack.selectors",
     "run": "spicerack.pipeline",

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
+    from spicerack.features.collect import FeaturePass
+    from spicerack.features.options import FeatureConfig
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.cost import Cost
     from spicerack.gradients.survey import Progress, Survey
+    from spicerack.models.loading import LoadedModel
     from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
 
@@ -90,9 +95,38 @@ def plan_pass(
     Raises:
         ConfigurationError: neither the arguments nor the configuration name a pool and a model.
     """
+    from spicerack.gradients.collect import GradientPass
+
+    rows, labeler, loaded = read_inputs(config, pool=pool, model=model, tokenizer=tokenizer)
+    return GradientPass(rows, labeler, loaded, config.gradients, progress=progress)
+
+
+def plan_features(
+    config: RunConfig,
+    features: FeatureConfig,
+    *,
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
+    model: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+) -> FeaturePass:
+    """A feature pass ready to run; arguments and errors as for `plan_pass`."""
+    from spicerack.features.collect import FeaturePass
+
+    rows, labeler, loaded = read_inputs(config, pool=pool, model=model, tokenizer=tokenizer)
+    return FeaturePass(rows, labeler, loaded, features, progress=progress)
+
+
+def read_inputs(
+    config: RunConfig,
+    *,
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
+    model: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[Pool, Labeler, LoadedModel]:
+    """The pool, the label rule and the loaded model of a pass; arguments and errors as for `plan_pass`."""
     from spicerack.data.labels import Labeler
     from spicerack.data.records import load_pool
-    from spicerack.gradients.collect import GradientPass
     from spicerack.models.loading import load_model
 
     pool = pool if pool is not None else config.data.pool
@@ -105,8 +139,7 @@ def plan_pass(
         )
     rows = load_pool(pool, config.data)
     loaded = load_model(model, config.model, tokenizer=tokenizer)
-    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
-    return GradientPass(rows, labeler, loaded, config.gradients, progress=progress)
+    return rows, Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template), loaded
 
 
 def run(

@@ -46,9 +46,22 @@ def register_commands() -> None:
     """Add every command to the app, once."""
     if app.registered_commands:
         return
-    from spicerack.cli import analyze, demo, evaluate, gradients, inspect, methods, plan, run, select, train, warmup
+    from spicerack.cli import (
+        analyze,
+        demo,
+        evaluate,
+        features,
+        gradients,
+        inspect,
+        methods,
+        plan,
+        run,
+        select,
+        train,
+        warmup,
+    )
 
-    for module in (run, gradients, select, analyze, inspect, plan, methods, demo, train, evaluate, warmup):
+    for module in (run, gradients, features, select, analyze, inspect, plan, methods, demo, train, evaluate, warmup):
         module.register(app)
 
 

@@ -43,15 +43,15 @@ def print_survey(survey: Survey) -> None:
         )
 
 
-def print_cost(cost: Cost | None) -> None:
-    """What the gradient pass took, beside what the device can do."""
+def print_cost(cost: Cost | None, what: str = "gradients") -> None:
+    """What a pass took, beside what the device can do."""
     if cost is None:
-        console.print("gradients: the store was complete already")
+        console.print(f"{what}: the store was complete already")
         return
     share = cost.summary()["share_of_peak"]
     speed = f"{cost.tokens / cost.seconds:,.0f} tokens/s"
     console.print(
-        f"gradients: {cost.tokens:,} tokens in {cost.seconds:.0f} s, {speed}, {cost.flops:.2e} operations, "
+        f"{what}: {cost.tokens:,} tokens in {cost.seconds:.0f} s, {speed}, {cost.flops:.2e} operations, "
         f"{share:.0%} of the device's measured peak",
         markup=False,
     )
@@ -73,7 +73,7 @@ def make_table(title: str, *columns: str) -> Table:
 
 @contextmanager
 def progress_display() -> Iterator[Callback]:
-    """A callback for the gradient pass that draws a bar, or prints a line every ten seconds where no terminal is."""
+    """A callback for a pass that draws a bar, or prints a line every ten seconds where no terminal is."""
     if console.is_terminal:
         with _Bar() as bar:
             yield bar.update

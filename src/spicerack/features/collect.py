@@ -113,9 +113,9 @@ class FeaturePass:
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.cost: Cost | None = None  # of `run`, if it had anything to do
-        self.survey = survey(pool, labeler, progress)
-        self.runner = Runner(loaded, labeler, config)
+        self.runner = Runner(loaded, labeler, config)  # what it refuses must not cost a survey
         self.layout: Layout = self.runner.layout
+        self.survey = survey(pool, labeler, progress)
         self.choices = [Choice("format", pool.format, pool.detection_reason), *loaded.choices, *self.runner.choices]
 
     def settings(self, tokens_per_batch: int) -> dict[str, Any]:

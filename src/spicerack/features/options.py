@@ -62,5 +62,8 @@ def make_feature_config(values: Mapping[str, Any]) -> FeatureConfig:
     try:
         return FeatureConfig.model_validate(dict(values))
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}, got {p['input']!r}" for p in error.errors())
+        problems = (
+            f"{'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}, got {p['input']!r}"
+            for p in error.errors()
+        )
         raise ConfigurationError("; ".join(problems)) from error

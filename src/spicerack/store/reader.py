@@ -223,7 +223,8 @@ class GradientStore:
     def excluded(self) -> list[tuple[int, str]]:
         """Rows that may never be selected, each with the reason."""
         trained, finite = self.column("trained_tokens"), self.column("finite")
-        reasons = np.where(trained == 0, "no trained tokens", np.where(finite, "", "non-finite gradient"))
+        broken = "non-finite gradient" if GRADIENT in self.manifest["arrays"] else "non-finite features"
+        reasons = np.where(trained == 0, "no trained tokens", np.where(finite, "", broken))
         return [(int(i), str(reasons[i])) for i in np.flatnonzero(reasons != "")]
 
     def fingerprint(self) -> str:
