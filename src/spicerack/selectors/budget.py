@@ -36,10 +36,14 @@ BudgetLike = int | float | str | TokenBudget
 
 @dataclass(frozen=True)
 class ResolvedBudget:
-    """A budget in units that a selector counts: exactly one of `count` (rows) and `tokens` is set."""
+    """A budget in units that a selector counts: exactly one of `count` (rows) and `tokens` is set.
+
+    A count that was given as a share of the rows keeps the `share`.
+    """
 
     count: int | None = None
     tokens: int | None = None
+    share: float | None = None
 
     def to_dict(self) -> dict[str, int]:
         """What the manifest records."""
@@ -93,7 +97,7 @@ def resolve(budget: BudgetLike, eligible: BoolArray, tokens: IntArray | None) ->
             raise BudgetError(f"a budget of {parsed.tokens} tokens holds no row: the shortest has {shortest} tokens")
         return ResolvedBudget(tokens=int(parsed.tokens))
     if isinstance(parsed, float):
-        return ResolvedBudget(count=max(1, round(parsed * rows)))
+        return ResolvedBudget(count=max(1, round(parsed * rows)), share=parsed)
     if parsed > rows:
         raise BudgetError(f"budget {parsed} is above the {rows} rows that can be picked (of {eligible.size})")
     return ResolvedBudget(count=parsed)

@@ -18,6 +18,9 @@ from spicerack.selectors.base import MethodOptions, Needs, Selector
 GROUP = "spicerack.selectors"
 
 BUILT_IN = {
+    "bids": "spicerack.selectors.bids:BIDS",
+    "in2core": "spicerack.selectors.in2core:IN2CORE",
+    "less": "spicerack.selectors.less:LESS",
     "random": "spicerack.selectors.random:RANDOM",
     "spice": "spicerack.selectors.spice:SPICE",
 }
