@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from spicerack.compare.driver import Comparison, Watcher
     from spicerack.data.labels import Labeler
     from spicerack.data.records import Pool
     from spicerack.features.collect import FeaturePass
@@ -216,6 +217,27 @@ def select_from_store(
         output_dir, rows, selection, config_yaml=dump_config(config), rows_table=opened.rows_table()
     )
     return selection, files
+
+
+def compare(comparison: Comparison, watcher: Watcher | None = None) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Compare methods by what they train, and write the page of it.
+
+    Args:
+        comparison: methods, budgets, seeds, and what they share; see `spicerack.compare.driver`.
+        watcher: who is told how far it is.
+
+    Returns:
+        What stands in `results.json`, and the files by name.
+    """
+    from spicerack.compare import driver, results
+    from spicerack.report.comparison import comparison_page
+    from spicerack.report.pages import write_page
+
+    folder = prepare_output(comparison.spec.config.output_dir)
+    found = driver.compare(comparison, watcher)
+    page = write_page(folder / "compare.html", comparison_page(found))
+    files = {name: folder / name for name in (results.RESULTS_FILE, results.TABLE_FILE)}
+    return found, {**files, page.name: page}
 
 
 def prepare_output(folder: Path) -> Path:

@@ -48,6 +48,7 @@ def register_commands() -> None:
         return
     from spicerack.cli import (
         analyze,
+        compare,
         demo,
         evaluate,
         features,
@@ -62,6 +63,8 @@ def register_commands() -> None:
     )
 
     for module in (run, gradients, features, select, analyze, inspect, plan, methods, demo, train, evaluate, warmup):
+        module.register(app)
+    for module in (compare,):
         module.register(app)
 
 

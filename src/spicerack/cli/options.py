@@ -37,12 +37,12 @@ def configured(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-        added = [
-            _parameter(panel, name, field)
-            for panel, model in models.items()
-            for name, field in model.model_fields.items()
-            if name not in hidden
-        ]
+        first: dict[str, inspect.Parameter] = {}  # a name that two models share is asked for once
+        for panel, model in models.items():
+            for name, field in model.model_fields.items():
+                if name not in hidden:
+                    first.setdefault(name, _parameter(panel, name, field))
+        added = list(first.values())
         names = [parameter.name for parameter in added]
 
         @functools.wraps(command)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,11 +164,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
-
-
-def with_folder(spec: Spec, folder: Path) -> Spec:
-    """The same in another folder."""
-    return replace(spec, config=spec.config.model_copy(update={"output_dir": folder}))
 
 
 def _training(trained: Trained) -> dict[str, Any]:

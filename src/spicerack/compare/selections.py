@@ -6,16 +6,16 @@ seeds agree, the others share their selection.
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spicerack.compare.inputs import needs_of_method
 from spicerack.compare.plan import FULL, Budget, Cell, Method
 from spicerack.config import RunConfig, dump_config
 from spicerack.errors import ConfigurationError
@@ -64,6 +64,7 @@ class Selections:
         """
         self.store, self.pool, self.config, self.target = store, pool, config, target
         self.seeds, self.say = list(seeds), say or (lambda line: None)
+        self._of = {"store": store.fingerprint(), "target": None if target is None else target.fingerprint()}
 
     def of(self, cell: Cell) -> Picked:
         """The rows that a cell trains on."""
@@ -78,13 +79,13 @@ class Selections:
 
     def _one(self, method: Method, budget: Budget, seed: int) -> Picked:
         folder = self.config.output_dir / "selections" / method.label / budget.folder / f"seed-{seed}"
-        spec = {"method": method.name, "options": json.loads(json.dumps(dict(method.options), default=str))}
+        spec = {"method": method.name, "options": json.loads(json.dumps(dict(method.options), default=str)), **self._of}
         if (folder / RECORD_FILE).is_file():
             record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
             if record["spec"] != spec:
                 raise ConfigurationError(
                     f"{folder} holds the picks of {record['spec']}, and {method.label!r} is now {spec}; give the "
-                    "method another label"
+                    "method another label, or the comparison another folder"
                 )
         else:
             record = {"spec": spec, "seconds": self._select(method, budget, seed, folder)}
@@ -96,8 +97,9 @@ class Selections:
         from spicerack.export.rows import write_selection
         from spicerack.selectors import select
 
-        options = dict(method.options)
-        wants = options.pop(WITH_TARGET, False) or _needs(method).target == "required"
+        options, needs = dict(method.options), needs_of_method(method)
+        assert needs is not None
+        wants = options.pop(WITH_TARGET, False) or needs.target == "required"
         started = time.monotonic()
         selection = select(self.store, method.name, budget.value, self.target if wants else None, seed=seed, **options)
         seconds = time.monotonic() - started
@@ -106,7 +108,9 @@ class Selections:
         )
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.model_copy(update={"selection": section, "output_dir": folder})
-        write_selection(folder, self.pool, selection, config_yaml=dump_config(config))
+        write_selection(
+            folder, self.pool, selection, config_yaml=dump_config(config), rows_table=self.store.rows_table()
+        )
         return round(seconds, 3)
 
 
@@ -138,35 +142,18 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
         UnknownNameError: a method or an option that does not exist.
         ConfigurationError: an option out of range, or a method without the target that it needs.
     """
-    from spicerack.selectors import get_selector, select
-    from spicerack.selectors.base import read_options
-
-    shared = {*inspect.signature(select).parameters, WITH_TARGET} - {"gradients", "method", "budget", "seed"}
     for method in methods:
         if method.is_control:
             if method.options:
                 raise ConfigurationError(f"{method.name!r} selects nothing and has no options; leave them out")
             continue
-        read_options(
-            get_selector(method.name), {name: value for name, value in method.options.items() if name not in shared}
-        )
+        needs = needs_of_method(method)
         wants = method.options.get(WITH_TARGET, False)
         if not isinstance(wants, bool):
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")
-        if not has_target and (wants or _needs(method).target == "required"):
+        if needs is not None and not has_target and (wants or needs.target == "required"):
             raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
-
-
-def _needs(method: Method) -> Any:
-    from spicerack.selectors import get_selector
-
-    return get_selector(method.name).needs
 
 
 def _plain(value: BudgetLike) -> int | float | str:
     return f"{value.tokens} tokens" if isinstance(value, TokenBudget) else value
-
-
-def picked_share(column: Mapping[int, bool] | np.ndarray, indices: np.ndarray) -> float:
-    """Share of the picks that a column marks."""
-    return float(np.mean([bool(column[int(i)]) for i in indices])) if len(indices) else 0.0

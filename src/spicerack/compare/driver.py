@@ -1,0 +1,167 @@
+"""Compare methods: gradients once, then select, train and measure for every method, budget and seed.
+
+The folder of a comparison:
+
+settings.json      what all cells share; another comparison in the folder is refused
+gradients/         the store, unless one is given; target/ likewise
+selections/        what every method picked, as a run leaves it
+cells/             a folder a cell (bench.py)
+cost.json          seconds of the passes
+results.json, results.parquet
+
+Whatever is finished is kept, and more methods, budgets and seeds may be asked for later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.compare.bench import Spec, load_test, read_result
+from spicerack.compare.inputs import Inputs, Preparation
+from spicerack.compare.intervals import Bootstrap
+from spicerack.compare.plan import Cell, Method, make_cells
+from spicerack.compare.results import Outcome, PoolFacts, summarize, write_results
+from spicerack.compare.selections import Picked, Selections, check_methods, resolve_budgets
+from spicerack.compare.workers import run_cells
+from spicerack.errors import ConfigurationError
+from spicerack.selectors.budget import BudgetLike, parse_budget
+
+if TYPE_CHECKING:
+    from spicerack.data.records import Pool
+    from spicerack.gradients.survey import Progress
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is to be compared.
+
+    Attributes:
+        spec: what every cell shares; its configuration names pool, model and output folder.
+        methods: the columns.
+        budgets: as for `spicerack.select`.
+        seeds: of selection and training.
+        store: a gradient store of the pool; default: made in the output folder.
+        target: a gradient store, or rows whose gradients are taken.
+        flag_column: a column of the pool that marks rows nobody wants, for scoring alone.
+        parallel: processes that run cells.
+    """
+
+    spec: Spec
+    methods: Sequence[Method]
+    budgets: Sequence[BudgetLike]
+    seeds: Sequence[int] = (0, 1, 2)
+    store: Path | None = None
+    target: str | Path | None = None
+    flag_column: str | None = None
+    parallel: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(f"seeds={list(self.seeds)}, expected at least one, none twice")
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how far it is: `say` a line, `progress` the passes."""
+
+    say: Callable[[str], None] = field(default=lambda line: None)
+    progress: Progress | None = None
+
+
+def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Run what is missing, and put everything together.
+
+    Args:
+        comparison: what is compared.
+        watcher: who is told.
+
+    Returns:
+        What stands in `results.json`.
+
+    Raises:
+        SpicerackError: before any work, what is wrong with methods, budgets, data or the folder; whatever is finished
+            is kept.
+    """
+    from spicerack.data.records import load_pool
+    from spicerack.training.finetune import begin
+
+    watcher = watcher or Watcher()
+    spec, config = comparison.spec, comparison.spec.config
+    for budget in comparison.budgets:
+        parse_budget(budget)
+    check_methods(comparison.methods, has_target=comparison.target is not None)
+    pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
+    settings = describe(spec, pool, test)
+    begin(config.output_dir, settings)
+    preparation = Preparation(config, watcher.progress)
+    inputs = preparation.run(pool, comparison.methods, store=comparison.store, target=comparison.target)
+    budgets = resolve_budgets(comparison.budgets, inputs.store)
+    facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
+    cells = make_cells(comparison.methods, budgets, comparison.seeds)
+    chosen = Selections(inputs.store, pool, config, seeds=comparison.seeds, target=inputs.target, say=watcher.say)
+    picks = [chosen.of(cell) for cell in cells]
+    _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
+    outcomes = [
+        Outcome(cell, picked, read_result(spec.folder(cell)) or {}, spec.folder(cell))
+        for cell, picked in zip(cells, picks, strict=True)
+    ]
+    measures = spec.measures
+    bootstrap = Bootstrap(measures.resamples, measures.confidence, measures.bootstrap_seed)
+    results = summarize(outcomes, facts, bootstrap, about=_about(comparison, settings, inputs))
+    write_results(config.output_dir, results)
+    return results
+
+
+def describe(spec: Spec, pool: Pool, test: Pool) -> dict[str, Any]:
+    """What all cells share."""
+    config = spec.config
+    return {
+        "pool": {"fingerprint": pool.fingerprint(), "rows": len(pool), "format": pool.format},
+        "test": {"fingerprint": test.fingerprint(), "rows": len(test), "format": test.format},
+        "model": config.model.model_dump(mode="json"),
+        "labels": config.labels.model_dump(mode="json"),
+        "gradients": config.gradients.model_dump(mode="json"),
+        "recipe": spec.recipe.model_dump(mode="json", exclude={"seed"}),
+        "measures": spec.measures.model_dump(mode="json"),
+    }
+
+
+def _run_missing(comparison: Comparison, work: Sequence[tuple[Cell, Picked]], watcher: Watcher) -> None:
+    spec = comparison.spec
+    missing = [(cell, picked.indices) for cell, picked in work if read_result(spec.folder(cell)) is None]
+    if len(missing) < len(work):
+        watcher.say(f"{len(work) - len(missing)} of {len(work)} cells are finished already")
+    done = len(work) - len(missing)
+
+    def report(cell: Cell, result: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        seconds = f", trained in {result['training']['seconds']:.0f} s" if result["training"] else ""
+        watcher.say(f"[{done}/{len(work)}] {cell}: held-out loss {result['loss']:.4f}{seconds}")
+
+    run_cells(spec, missing, parallel=comparison.parallel, done=report)
+
+
+def _about(comparison: Comparison, settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    spec = comparison.spec
+    return {
+        "settings": settings,
+        "names": {
+            "pool": Path(str(spec.config.data.pool)).name,
+            "test": Path(spec.test).name,
+            "model": Path(str(spec.config.model.model_name_or_path)).name,
+        },
+        "methods": [
+            {"label": m.label, "method": m.name, "options": {k: str(v) for k, v in m.options.items()}}
+            for m in comparison.methods
+        ],
+        "budgets": [str(budget) for budget in comparison.budgets],
+        "seeds": list(comparison.seeds),
+        "flag_column": comparison.flag_column,
+        "by": spec.measures.by,
+        "confidence": spec.measures.confidence,
+        "seconds": inputs.seconds,
+    }

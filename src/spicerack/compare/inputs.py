@@ -1,0 +1,186 @@
+"""What the selections read: gradients of the pool and of a target, taken once, and the features methods ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.compare.plan import Method
+from spicerack.config import Choice, RunConfig
+from spicerack.errors import ConfigurationError, DataError
+from spicerack.store.files import write_json
+from spicerack.store.layout import FEATURES, MANIFEST, read_manifest
+from spicerack.store.reader import GradientStore
+
+if TYPE_CHECKING:
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
+    from spicerack.gradients.survey import Progress
+    from spicerack.models.loading import LoadedModel
+    from spicerack.selectors.base import Needs
+
+COST_FILE = "cost.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Stores of the pool and of the target, what was decided on the way, and the seconds that the passes took."""
+
+    store: GradientStore
+    target: GradientStore | None
+    choices: tuple[Choice, ...]
+    seconds: dict[str, float]
+
+
+class Preparation:
+    """Makes what is missing with one loaded model; where nothing is, none is loaded."""
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+        """Bind the configuration, whose `output_dir` is the comparison's folder."""
+        self.config, self.progress = config, progress
+        self.choices: list[Choice] = []
+        self._tools: tuple[LoadedModel, Labeler] | None = None
+
+    def run(
+        self, pool: Pool, methods: Sequence[Method], *, store: Path | None = None, target: str | Path | None = None
+    ) -> Inputs:
+        """Everything that the methods read.
+
+        Args:
+            pool: the rows selected from.
+            methods: their needs decide on features, and whether the target's are needed too.
+            store: a gradient store of the pool, made there if it is not finished; default: in the comparison's folder.
+            target: a gradient store of target rows, or a data file whose gradients are taken.
+
+        Raises:
+            DataError: the store is of another pool.
+            ConfigurationError: a method reads what neither pass can give.
+        """
+        needs = [need for method in methods if (need := needs_of_method(method)) is not None]
+        folder = store or self.config.output_dir / "gradients"
+        opened = self.gradients(pool, folder)
+        if self.features(pool, opened, folder, needs):
+            opened = GradientStore.open(folder, verify=False)
+        goal = None if target is None else self._target(target, [need for need in needs if need.target != "no"])
+        self._tools = None
+        return Inputs(opened, goal, tuple(self.choices), self._seconds())
+
+    def gradients(self, pool: Pool, folder: Path) -> GradientStore:
+        """The finished store in `folder`, else the pass that makes it."""
+        from spicerack.gradients.collect import GradientPass
+
+        manifest = read_manifest(folder)
+        if manifest is not None and ("checkpoints" in manifest or manifest["complete"]):
+            opened = GradientStore.open(folder)
+            if opened.column("id").tolist() != list(pool.ids):
+                raise DataError(
+                    f"{folder} is a gradient store of other rows than {pool.source.name}: {opened.n} there, "
+                    f"{len(pool)} here, or other ids; name the pool that it was made from"
+                )
+            return opened
+        loaded, labeler = self._model()
+        gradient_pass = GradientPass(pool, labeler, loaded, self.config.gradients, progress=self.progress)
+        made = gradient_pass.run(folder)
+        self._note(f"gradients of {pool.source.name}", gradient_pass.choices, gradient_pass.cost)
+        return made
+
+    def features(self, pool: Pool, store: GradientStore, folder: Path, needs: Sequence[Needs]) -> bool:
+        """Run the features that the methods read and the store in `folder` does not have; whether there were any."""
+        from spicerack.features.collect import FeaturePass
+        from spicerack.features.options import make_feature_config
+
+        wanted = missing_features(store, needs)
+        if not wanted:
+            return False
+        folder = folder / FEATURES
+        if (folder / MANIFEST).is_file() and GradientStore.open(folder, verify=False).complete:
+            raise ConfigurationError(
+                f"{folder} has no {', '.join(wanted)}, which the methods read; delete that folder, and the features "
+                "are computed again together"
+            )
+        loaded, labeler = self._model()
+        config = make_feature_config({"compute": wanted})
+        feature_pass = FeaturePass(pool, labeler, loaded, config, progress=self.progress)
+        feature_pass.run(folder)
+        self._note(f"features of {pool.source.name}", [], feature_pass.cost)
+        return True
+
+    def _target(self, target: str | Path, needs: Sequence[Needs]) -> GradientStore:
+        if read_manifest(Path(target)) is not None:
+            return GradientStore.open(target)
+        from spicerack.data.records import load_pool
+
+        section = self.config.data.model_copy(update={"source_column": None, "id_column": None})
+        pool = load_pool(str(target), section)
+        folder = self.config.output_dir / "target"
+        store = self.gradients(pool, folder)
+        return GradientStore.open(folder, verify=False) if self.features(pool, store, folder, needs) else store
+
+    def _model(self) -> tuple[LoadedModel, Labeler]:
+        from spicerack.data.labels import Labeler
+        from spicerack.models.loading import load_model
+
+        section = self.config.model
+        if self._tools is None:
+            if section.model_name_or_path is None:
+                raise ConfigurationError("no model is named; give a hub id, folder or GGUF file (--model)")
+            loaded = load_model(section.model_name_or_path, section)
+            labeler = Labeler(loaded.tokenizer, self.config.labels, chat_template=section.chat_template)
+            self._tools = loaded, labeler
+        return self._tools
+
+    def _note(self, what: str, choices: Sequence[Choice], cost: Any) -> None:
+        self.choices += choices
+        if cost is not None:  # a pass that found everything done leaves what the one before it took
+            write_json(self.config.output_dir / COST_FILE, self._seconds() | {what: round(cost.seconds, 3)})
+
+    def _seconds(self) -> dict[str, float]:
+        path = self.config.output_dir / COST_FILE
+        seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return seconds
+
+
+def needs_of_method(method: Method) -> Needs | None:
+    """What a method reads with its options; None for a control."""
+    import inspect
+
+    from spicerack.selectors import get_selector, select
+    from spicerack.selectors.base import needs_of, read_options
+
+    if method.is_control:
+        return None
+    selector, shared = get_selector(method.name), {*inspect.signature(select).parameters}
+    own = {name: value for name, value in method.options.items() if name not in shared}
+    return needs_of(selector, read_options(selector, own))
+
+
+def missing_features(store: GradientStore, needs: Sequence[Needs]) -> list[str]:
+    """Features that methods read and a store does not have, in the order of `FEATURES`.
+
+    Raises:
+        ConfigurationError: an array or column that no feature pass gives.
+    """
+    from spicerack.features.options import FEATURES as KNOWN
+    from spicerack.features.shard import COLUMNS
+
+    wanted: set[str] = set()
+    known = {*store.rows_table().column_names}
+    if store.features is not None:
+        known |= {*store.features.rows_table().column_names}
+    for name in sorted({name for need in needs for name in need.arrays} - {*store.arrays}):
+        if name not in KNOWN:
+            raise ConfigurationError(
+                f"a method reads the array {name!r}, which {store.path} does not have and one pass over a model cannot "
+                "give; make a store with it (for `adam`: spicerack warmup, then gradients with its checkpoints) and "
+                "name it with --store"
+            )
+        wanted.add(name)
+    for name in sorted({name for need in needs for name in need.columns} - known):
+        feature = next((feature for feature, columns in COLUMNS.items() if name in columns), None)
+        if feature is None:
+            raise ConfigurationError(f"a method reads the column {name!r}, which no pass over the pool gives")
+        wanted.add(feature)
+    return [name for name in KNOWN if name in wanted]

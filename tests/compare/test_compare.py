@@ -1,0 +1,154 @@
+"""A whole comparison: every cell once, the same again, more later; the numbers those of its parts."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from spicerack.compare import bench
+from spicerack.compare.driver import Comparison, Watcher, compare
+from spicerack.compare.plan import parse_methods
+from spicerack.errors import ConfigurationError, DataError, UnknownNameError
+from spicerack.training.options import TrainConfig
+
+METHODS = parse_methods("spice,random,t=spice:objective=transductive,target=true,full,none")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compare_data, make_spec):
+    folder = tmp_path_factory.mktemp("comparison")
+    comparison = Comparison(
+        make_spec(folder),
+        METHODS,
+        ["25%", "200 tokens"],
+        seeds=(0, 1),
+        target=compare_data / "target.jsonl",
+        flag_column="noise",
+    )
+    lines = []
+    return folder, comparison, compare(comparison, Watcher(say=lines.append)), lines
+
+
+def test_every_cell_is_there(finished):
+    folder, _, results, lines = finished
+    assert len(results["cells"]) == 2 * (3 * 2 + 1) + 1
+    assert len([line for line in lines if line.startswith("[")]) == len(results["cells"])
+    assert len(list(folder.glob("cells/*/*/*/result.json"))) == len(results["cells"])
+    assert not list(folder.glob("cells/*/*/*/train"))
+    table = pq.read_table(folder / "results.parquet").to_pylist()
+    assert [row["loss"] for row in table] == [cell["loss"] for cell in results["cells"]]
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_the_summary_is_made_of_the_cells(finished):
+    folder, _, results, _ = finished
+    spice = next(row for row in results["summary"] if row["label"] == "spice" and row["budget"] == "25%")
+    cells = [c for c in results["cells"] if c["label"] == "spice" and c["budget"] == "25%"]
+    assert spice["per_seed"] == pytest.approx([cell["loss"] for cell in cells])
+    assert spice["loss"]["mean"] == pytest.approx(np.mean([cell["loss"] for cell in cells]))
+    random = next(row for row in results["summary"] if row["label"] == "random" and row["budget"] == "25%")
+    assert spice["versus_random"]["mean"] == pytest.approx(spice["loss"]["mean"] - random["loss"]["mean"])
+    assert random["versus_random"] is None
+    picks = np.load(folder / "selections/spice/rows-6/seed-0/indices.npy")
+    assert spice["samples"] == len(picks) == 6
+    assert spice["flagged"] == pytest.approx(np.mean([i % 5 == 0 for i in picks]))
+    assert spice["mix"]["shell"] == sum(i % 3 == 0 for i in picks)
+    assert sum(results["pool"]["mix"].values()) == 24
+    tokens = next(row for row in results["summary"] if row["label"] == "random" and row["budget"] == "200 tokens")
+    assert tokens["tokens"] <= 200
+
+
+def test_deterministic_picks_overlap_with_themselves(finished):
+    overlap = finished[2]["overlap"]["25%"]
+    assert overlap["labels"] == ["spice", "random", "t"]
+    assert overlap["jaccard"][0][0] == 1.0
+    assert overlap["jaccard"][1][1] < 1.0
+    assert overlap["jaccard"][0][1] == overlap["jaccard"][1][0]
+
+
+def test_the_full_pool_and_no_training_bound_the_others(finished):
+    loss = {row["label"]: row["loss"]["mean"] for row in finished[2]["summary"] if row["budget"] in (None, "25%")}
+    assert loss["full"] < loss["random"] < loss["none"]
+
+
+def test_again_nothing_is_run_and_the_results_are_the_same(finished, monkeypatch):
+    _, comparison, results, _ = finished
+    monkeypatch.setattr(bench.Bench, "run", lambda *_: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr("spicerack.models.loading.load_model", lambda *_: pytest.fail("a model was loaded"))
+    assert compare(comparison) == results
+
+
+def test_an_interrupted_comparison_goes_on(finished, make_spec, tmp_path, monkeypatch, compare_data):
+    """The cells of the second run are those of an undisturbed one."""
+    _, _, results, _ = finished
+    comparison = Comparison(
+        make_spec(tmp_path), METHODS, ["25%"], seeds=(0,), target=compare_data / "target.jsonl", flag_column="noise"
+    )
+    run = bench.Bench._train
+
+    def interrupted(self, cell, indices, folder):
+        if cell.method.label == "t":
+            raise KeyboardInterrupt
+        return run(self, cell, indices, folder)
+
+    monkeypatch.setattr(bench.Bench, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(comparison)
+    monkeypatch.setattr(bench.Bench, "_train", run)
+    lines = []
+    again = compare(comparison, Watcher(say=lines.append))
+    assert lines[0] == "2 of 5 cells are finished already"
+    expected = {(c["label"], c["budget"]): c["loss"] for c in results["cells"] if c["seed"] == 0}
+    assert {(c["label"], c["budget"]): c["loss"] for c in again["cells"]} == {
+        key: loss for key, loss in expected.items() if key[1] != "200 tokens"
+    }
+
+
+def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
+    folder, comparison, _, _ = finished
+    other = make_spec(folder, recipe=TrainConfig(lora_r=4))
+    with pytest.raises(ConfigurationError, match=r"recipe\.lora_r is 2 there, 4 now"):
+        compare(Comparison(other, METHODS, ["25%"], target=comparison.target))
+    changed = parse_methods("spice:penalty=0.5,random")
+    relabeled = parse_methods("spice=spice:penalty=0.5")
+    compare_methods = (*relabeled, changed[1])
+    with pytest.raises(ConfigurationError, match="give the method another label"):
+        compare(Comparison(comparison.spec, compare_methods, ["25%"], seeds=(0,)))
+
+
+@pytest.mark.parametrize(
+    ("methods", "budgets", "error", "message"),
+    [
+        ("spyce", ["5%"], UnknownNameError, "did you mean 'spice'"),
+        ("spice:penaltie=1", ["5%"], UnknownNameError, "did you mean 'penalty'"),
+        ("t=spice:objective=transductive,target=true", ["5%"], ConfigurationError, "needs a target set"),
+        ("full:seed=3", ["5%"], ConfigurationError, "has no options"),
+        ("random", ["0%"], ConfigurationError, "not a share"),
+        ("random", ["25%", "6"], ConfigurationError, "both mean rows 6"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_work(finished, methods, budgets, error, message):
+    with pytest.raises(error, match=message):
+        compare(Comparison(finished[1].spec, parse_methods(methods), budgets))
+
+
+def test_a_flag_that_no_row_has_is_an_error(finished):
+    with pytest.raises(DataError, match=r"no row of pool\.jsonl has the column 'nois'"):
+        compare(Comparison(finished[1].spec, METHODS[:2], ["25%"], seeds=(0,), flag_column="nois"))
+
+
+def test_a_store_of_another_pool_is_refused(finished, make_spec, tmp_path):
+    folder = finished[0]
+    with pytest.raises(DataError, match="is a gradient store of other rows"):
+        compare(Comparison(make_spec(tmp_path), METHODS[:2], ["25%"], store=folder / "target"))
+
+
+@pytest.mark.slow
+def test_workers_find_what_one_process_finds(finished, make_spec, tmp_path):
+    methods = parse_methods("random,none")
+    one = finished[2]
+    both = compare(Comparison(make_spec(tmp_path), methods, ["25%"], seeds=(0, 1), parallel=2))
+    expected = {(c["label"], c["budget"], c["seed"]): c["loss"] for c in one["cells"]}
+    for cell in both["cells"]:
+        assert cell["loss"] == pytest.approx(expected[cell["label"], cell["budget"], cell["seed"]], rel=1e-6)
