@@ -14,6 +14,7 @@ from spicerack.information.greedy import GreedyResult, final_scores, greedy, gre
 from spicerack.information.lazy import lazy_greedy
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import RowMatrix, second_moment
+from spicerack.information.posterior import certify_transductive
 from spicerack.information.room import Quotas, Room
 from spicerack.information.search import search
 from spicerack.information.state import InformationState
@@ -36,6 +37,7 @@ __all__ = [
     "RowMatrix",
     "Transductive",
     "certify",
+    "certify_transductive",
     "deferred_greedy",
     "final_scores",
     "greedy",

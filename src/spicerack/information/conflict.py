@@ -87,9 +87,13 @@ class Conflict:
     def values(self) -> FloatArray:
         """Conflict of every row with the picks, (n,), in [0, 1]; one pass over all rows after each pick."""
         if self._values is None:
-            direction, _ = self.direction()
-            self._values = self.of(self.inner(self.matrix.product(direction), direction), slice(None))
+            self.tell(self.matrix.product(self.direction()[0]))
+        assert self._values is not None
         return self._values
+
+    def tell(self, products: FloatArray) -> None:
+        """What a pass over all rows found: their products with the direction of now, (n,)."""
+        self._values = self.of(self.inner(products, self.direction()[0]), slice(None))
 
     def inner(self, products: FloatArray, direction: FloatArray) -> FloatArray:
         """`(g_i - mu) . direction` from the products `g_i . direction`."""
@@ -98,15 +102,27 @@ class Conflict:
     def of(self, inner: FloatArray, rows: IntArray | slice) -> FloatArray:
         """Conflict of rows whose (centered) products with the direction are `inner`."""
         _, eta = self.direction()
-        return _opposition(inner, self.squared_norms[rows], eta)
+        lengths = self.lengths[rows] + eta
+        if eta == 0.0:
+            lengths[lengths == 0.0] = 1.0
+        return np.maximum(0.0, inner / -lengths)
+
+    @cached_property
+    def lengths(self) -> FloatArray:
+        """|g_i - mu| of the exact rows, (n,)."""
+        return np.sqrt(self.squared_norms)
 
     def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
         """Bound on the rounding error of `values()` at `rows`; at most 1, as a conflict is."""
         if self.center is None:
             return np.full(self.matrix.squared_norms[rows].shape, self.matrix.rounding)
-        whole, left = self.matrix.squared_norms[rows], self.squared_norms[rows]
-        ratio = np.sqrt(np.divide(whole, left, out=np.zeros_like(whole), where=left > 0.0))
-        return np.minimum(1.0, self.matrix.rounding * (ratio + 1.0))
+        return np.minimum(1.0, self.matrix.rounding * self._magnified[rows])
+
+    @cached_property
+    def _magnified(self) -> FloatArray:
+        """How much centering magnifies the rounding of a row's product, (n,)."""
+        whole, left = self.matrix.squared_norms, self.squared_norms
+        return np.sqrt(np.divide(whole, left, out=np.zeros_like(whole), where=left > 0.0)) + 1.0
 
     def exact(self, rows: IntArray) -> FloatArray:
         """Conflict of a few rows, (r,), from exact rows in float64."""

@@ -117,6 +117,10 @@ class Run:
         self.room.take(i)
         return True
 
+    def add(self, i: int) -> float:
+        """Absorb row i, which the conflict has absorbed, and tell every row; one pass. Returns its gain."""
+        return self.state.add(i, self.conflict if self.penalty.weight else None)
+
     def take_forced(self, add: Callable[[int], float]) -> None:
         """Pick the room's forced rows."""
         for i in self.room.forced:
@@ -161,7 +165,7 @@ def plain_steps(run: Run) -> None:
         if run.watch is not None:
             run.watch(run.step, run.state, run.alive)
         i, weight = best_of_all(run)
-        if not run.take(i, weight, run.state.add):
+        if not run.take(i, weight, run.add):
             break
 
 
@@ -187,32 +191,31 @@ def final_scores(
 
 def best_of_all(run: Run) -> tuple[int, float]:
     """The open row that wins the step, and the weight of the conflict there. The state's gains are of now."""
-    rows = np.flatnonzero(run.room.open)
-    weight = run.penalty.of(_best_gain(run, rows)) if run.penalty.relative else run.penalty.weight
-    near, copies = _contenders(run, rows, weight)
+    weight = run.penalty.of(_best_gain(run)) if run.penalty.relative else run.penalty.weight
+    near, copies = _contenders(run, weight)
     crowd = np.unique(copies).size
-    if crowd > max(64, rows.size // 64) and run.step and not run.state.matrix.wide:
+    if crowd > max(64, int(np.count_nonzero(run.room.open)) // 64) and run.step and not run.state.matrix.wide:
         # Float32 leaves too many contenders: in float64 from here on.
         run.state.sharpen()
         run.conflict.sharpen()
         run.sharpened_at = run.step
-        near, copies = _contenders(run, rows, weight)
+        near, copies = _contenders(run, weight)
     return settle(near, copies, exact_scores(run, weight), run.state.tolerance, weight), weight
 
 
-def _contenders(run: Run, rows: IntArray, weight: float) -> tuple[IntArray, IntArray]:
-    scores, slack = run.state.gains()[rows], run.state.slack()[rows]
+def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
+    scores, slack = run.state.gains().copy(), run.state.slack()
     if weight:
-        scores = scores - weight * run.conflict.values()[rows]
-        slack = slack + weight * run.conflict.slack(rows)
-    near = rows[contenders(scores, slack, run.state.tolerance, weight)]
+        scores -= weight * run.conflict.values()
+        slack += weight * run.conflict.slack()
+    np.putmask(scores, ~run.room.open, -np.inf)
+    near = contenders(scores, slack, run.state.tolerance, weight)
     return near, run.state.matrix.copies(near) if near.size > 1 else near
 
 
-def _best_gain(run: Run, rows: IntArray) -> float:
-    gains, slack = run.state.gains()[rows], run.state.slack()[rows]
-    near = rows[contenders(gains, slack, run.state.tolerance, 0.0)]
-    return largest_gain(run.state, near)
+def _best_gain(run: Run) -> float:
+    gains = np.where(run.room.open, run.state.gains(), -np.inf)
+    return largest_gain(run.state, contenders(gains, run.state.slack(), run.state.tolerance, 0.0))
 
 
 def largest_gain(state: InformationState, near: IntArray) -> float:

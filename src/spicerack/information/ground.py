@@ -56,7 +56,7 @@ class Ground:
         self.state, self.conflict, self.penalized = state, conflict, penalized
         self.matrix = state.matrix
         n, k = self.matrix.n, self.matrix.k
-        self.lengths = np.sqrt(conflict.squared_norms) if penalized else np.zeros(0)
+        self.lengths = conflict.lengths if penalized else np.zeros(0)
         self.cosine: FloatArray = np.zeros(n if penalized else 0)
         self.bound: FloatArray = np.log1p(state.aq + state.error(slice(None)))  # of the gain
         self._epoch = np.zeros(n, dtype=np.int32)

@@ -48,12 +48,20 @@ class Inverse:
         self._P = np.empty((min(16, matrix.k), matrix.k))
         self._used = 0
 
-    def push(self, i: int) -> tuple[FloatArray, float]:
-        """Add row i to S. Returns its `y = M^{-1} g_i` (k,) and `alpha q_i`, both before the change."""
-        row = self._matrix.rows_at(np.array([i]))
-        y, aq = self.solve(row)
-        p = y[0] * (self.alpha / np.sqrt(1.0 + aq[0]))
-        rho = self.alpha * float(row[0] @ row[0])
+    def push(self, i: int, solved: tuple[FloatArray, FloatArray, float] | None = None) -> tuple[FloatArray, float]:
+        """Add row i to S. Returns its `y = M^{-1} g_i` (k,) and `alpha q_i`, both before the change.
+
+        Args:
+            i: row number.
+            solved: the row with its y and `alpha q`, where `solve` has just given them.
+        """
+        if solved is None:
+            X = self._matrix.rows_at(np.array([i]))
+            Y, solution = self.solve(X)
+            solved = X[0], Y[0], float(solution[0])
+        row, y, aq = solved
+        p = y * (self.alpha / math.sqrt(1.0 + aq))
+        rho = self.alpha * float(row @ row)
         self.picks.append(i)
         self.kappa += rho
         self._top = max(self._top, rho)
@@ -61,7 +69,7 @@ class Inverse:
             self._factor()
         else:
             self._append(p)
-        return y[0], float(aq[0])
+        return y, aq
 
     def solve(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """`y_i = M^{-1} x_i` (r, k) and `alpha x_i^T M^{-1} x_i` (r,), refined where cancellation would show."""

@@ -92,7 +92,7 @@ def relaxation_bound(
     """
     matrix = state.matrix
     rows = np.flatnonzero(eligible)
-    costs = _costs(allowance, matrix.n)
+    costs = costs_of(allowance, matrix.n)
     if allowance.capacity is not None:
         rows = rows[costs[rows] <= allowance.capacity]
     if rows.size == 0:
@@ -135,7 +135,7 @@ class _Search:
         last: tuple[Form, FloatArray, float] | None = None
         reserve, self.flops = self.flops / 2.0, self.flops / 2.0
         for number in range(ROUNDS):
-            chosen = self._candidates(weights, partials)
+            chosen = candidates(self.rows, self.costs, weights, partials, self.matrix.k)
             whole = chosen.size == self.rows.size
             once, step = self.form.cost(self.matrix, chosen.size, whole)
             steps = min(STEPS * (ROUNDS if whole else 1), int((self.flops - once) / step))
@@ -175,18 +175,6 @@ class _Search:
             return best[0]
         return best[2] + self.allowance.best_sum(np.log1p(form.all_partials(best[1])), self.rows)
 
-    def _candidates(self, weights: FloatArray, partials: FloatArray) -> IntArray:
-        """The rows in use and those of largest partials per cost, ascending."""
-        used = int(np.count_nonzero(weights[self.rows] > 1e-3))
-        width = CANDIDATE_BYTES // (8 * self.matrix.k)
-        more = used + used // 4
-        count = min(max(8 * math.ceil(weights.sum()), 256, more), max(width, more))
-        if self.rows.size <= max(count, SMALL_POOL):
-            return self.rows
-        worth = partials[self.rows] / np.maximum(self.costs[self.rows], 1e-300)
-        worth = np.where(weights[self.rows] > 1e-3, np.inf, worth)
-        return np.sort(self.rows[np.argsort(-worth, kind="stable")[:count]])
-
     def _improve(
         self, form: Form, weights: FloatArray, number: int, steps: int, value: float
     ) -> tuple[FloatArray, Tangent, float]:
@@ -195,7 +183,7 @@ class _Search:
         allowance = self.allowance.among(form.rows)
         mix = MIX / (number + 1)
         worth = form.partials(form.tangent(weights))
-        weights = (1.0 - mix) * weights + mix * fill(_per_cost(worth, costs), costs, self.total)
+        weights = (1.0 - mix) * weights + mix * fill(per_cost(worth, costs), costs, self.total)
         power, best, shares = 2.0, (weights, form.tangent(weights), math.inf), [0.0]
         for _ in range(steps):
             tangent = form.tangent(weights)
@@ -209,10 +197,23 @@ class _Search:
             shares.append(value / max(best[2], value))
             if len(shares) > PATIENCE and shares[-1] - shares[-1 - PATIENCE] < LEAST:
                 break
-            rise = _per_cost(partials, costs)
+            rise = per_cost(partials, costs)
             top = float(rise[costs > 0.0].max(initial=0.0))
             weights = fill(weights * (rise / (top or 1.0)) ** power, costs, self.total)
         return best
+
+
+def candidates(rows: IntArray, costs: FloatArray, weights: FloatArray, partials: FloatArray, k: int) -> IntArray:
+    """Of `rows`, those in use and those of largest partials per cost, ascending; `costs` and the rest are (n,)."""
+    used = int(np.count_nonzero(weights[rows] > 1e-3))
+    width = CANDIDATE_BYTES // (8 * k)
+    more = used + used // 4
+    count = min(max(8 * math.ceil(weights.sum()), 256, more), max(width, more))
+    if rows.size <= max(count, SMALL_POOL):
+        return rows
+    worth = partials[rows] / np.maximum(costs[rows], 1e-300)
+    worth = np.where(weights[rows] > 1e-3, np.inf, worth)
+    return np.sort(rows[np.argsort(-worth, kind="stable")[:count]])
 
 
 def fill(worth: FloatArray, costs: FloatArray, total: float) -> FloatArray:
@@ -243,9 +244,11 @@ def fill(worth: FloatArray, costs: FloatArray, total: float) -> FloatArray:
     return weights
 
 
-def _per_cost(partials: FloatArray, costs: FloatArray) -> FloatArray:
+def per_cost(partials: FloatArray, costs: FloatArray) -> FloatArray:
+    """Partials over costs, (m,); 0 where a row costs nothing."""
     return np.divide(partials, costs, out=np.zeros(costs.size), where=costs > 0.0)
 
 
-def _costs(allowance: Allowance, n: int) -> FloatArray:
+def costs_of(allowance: Allowance, n: int) -> FloatArray:
+    """What each row takes of the allowance, (n,): 1, or its tokens."""
     return np.ones(n) if allowance.tokens is None else allowance.tokens.astype(np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from spicerack.information.conflict import Conflict
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix
 
 
@@ -30,8 +31,11 @@ class InformationState(Protocol):
         """Gain of every row given the empty set, (n,), exact."""
         ...
 
-    def add(self, i: int) -> float:
-        """Absorb row i. Returns its marginal gain, exact."""
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i. Returns its marginal gain, exact.
+
+        A `rider` is a conflict on the same matrix that has just absorbed i: it may be told its products of this pass.
+        """
         ...
 
     def push(self, i: int) -> float:

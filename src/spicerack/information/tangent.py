@@ -88,11 +88,7 @@ class FullForm:
         """The tangent of f at `weights` (m,)."""
         used = np.flatnonzero(weights > 1e-12)
         A = self._X[used] * np.sqrt(self.alpha * weights[used])[:, None]
-        moment = A.T @ A
-        moment[np.diag_indices_from(moment)] += 1.0
-        tame = float(np.trace(moment)) < TAME
-        R = np.linalg.cholesky(moment).T if tame else cholesky_of_moment(A)
-        U = np.triu(np.linalg.inv(R))  # of an upper triangular matrix the LU pivots nothing, so this drops zeros only
+        U = inverse_root(A)
         logs = -2.0 * np.log(np.abs(np.diag(U)))
         trace = float(np.einsum("ij,ij->", U, U)) + self._beyond
         return Tangent(U, float(logs.sum() + self._unit * np.abs(logs).sum()), trace)
@@ -170,6 +166,15 @@ class DiagonalForm:
     def shortfall(self, weights: FloatArray) -> float:
         """Infinite: the product form is that of the full matrix."""
         return math.inf
+
+
+def inverse_root(A: FloatArray) -> FloatArray:
+    """Upper triangular U with `U U^T = (I + A^T A)^{-1}`, (r, r), up to rounding."""
+    moment = A.T @ A
+    moment[np.diag_indices_from(moment)] += 1.0
+    tame = float(np.trace(moment)) < TAME
+    R = np.linalg.cholesky(moment).T if tame else cholesky_of_moment(A)
+    return np.triu(np.linalg.inv(R))  # of an upper triangular matrix the LU pivots nothing, so this drops zeros only
 
 
 def _upper(tangent: Tangent, total: float, d: int, unit: float) -> float:

@@ -13,11 +13,13 @@ Monotone, but not submodular: a gain may rise, stale gains are no bounds, and th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.conflict import Conflict
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
@@ -26,10 +28,16 @@ from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, a
 class Transductive:
     """State of `tr(C) - tr(C M_S^{-1})`.
 
+    One pass over the rows a pick, with two columns, in place on vectors of n. For each row it keeps `alpha v`,
+    `1 + alpha q`, and what the passes may have lost in `alpha v`.
+
     Args:
         G: rows (n, k), float32 or float64, or a `RowMatrix`.
         C: float64 (k, k), `second_moment` of the target rows or of the pool's own. Gains scale with it.
         alpha: > 0.
+
+    Attributes:
+        rho: `alpha |g_i|^2`, (n,).
     """
 
     def __init__(self, G: npt.NDArray[Any] | RowMatrix, C: FloatArray, alpha: float) -> None:
@@ -38,47 +46,52 @@ class Transductive:
         self.C = C
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
-        self._rho = alpha * self.matrix.squared_norms
-        self._v: FloatArray = np.empty(self.matrix.n)
-        self._aq: FloatArray = np.empty(self.matrix.n)
-        self._error_v: FloatArray = np.zeros(self.matrix.n)
+        self.rho = alpha * self.matrix.squared_norms
+        self._lengths = np.sqrt(self.matrix.squared_norms)
+        self._gains: FloatArray | None = None
         self._recompute()
-        self._v0 = self._v
-        self._base = self.gains()
+        self._av0 = self._av.copy()
+        self._base = self.gains().copy()
 
     def gains(self) -> FloatArray:
         """`alpha v_i / (1 + alpha q_i)`, (n,)."""
-        return np.asarray(self.alpha * self._v / (1.0 + self._aq))
+        if self._gains is None:
+            self._gains = self._av / self._den
+        return self._gains
 
     def slack(self) -> FloatArray:
         """Bound on the rounding error of `gains()`: what the passes left in v and in q, and what float64 loses in M."""
-        wide = 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
-        drop = np.maximum(self._rho - self._aq, 0.0)
-        error_q = 2.0 * self.matrix.rounding * np.sqrt(self._rho * drop) + wide * self._rho
-        error_v = np.sqrt(self._error_v) + wide * self._v0
-        floor = 1.0 + np.maximum(self._aq - error_q, 0.0)
-        return np.asarray(self.alpha * (error_v + self._v * error_q / (1.0 + self._aq)) / floor)
+        wide = self._wide()
+        error_q = (2.0 * self.matrix.rounding + wide) * self.rho
+        slack = self._error_av(wide)
+        slack += self.gains() * error_q
+        floor = np.subtract(self._den, error_q, out=error_q)
+        slack /= np.maximum(floor, 1.0, out=floor)
+        return slack
+
+    def partials(self) -> tuple[FloatArray, FloatArray]:
+        """`alpha v_i`, what a unit of weight on row i would take off `tr(C M^{-1})`, and its rounding error, (n,)."""
+        return self._av, self._error_av(self._wide())
 
     def base(self) -> FloatArray:
         """`alpha g_i^T C g_i / (1 + alpha |g_i|^2)`, (n,)."""
         return self._base
 
-    def add(self, i: int) -> float:
-        """Absorb row i; one pass over all rows, with two columns. Returns its gain."""
-        w, v, aq = self._look(i)
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
+        row, w, v, aq = self._look(i)
         u = self._inverse.solve((self.C @ w)[None])[0][0]
-        gain = self._push(i, v, aq)
-        b = self.alpha / (1.0 + aq)
-        p, r = self.matrix.product(np.stack([w, u], axis=1)).T
-        self._aq = np.maximum(self._aq - self.alpha * b * p * p, 0.0)
-        self._v = np.maximum(self._v + (b * b * v * p - 2.0 * b * r) * p, 0.0)
-        self._error_v += self._pass_error(w, u, p, r, b, v)
+        gain = self._push(i, row, w, v, aq)
+        columns = [w, u] if rider is None else [w, u, rider.direction()[0]]
+        products = self.matrix.product(np.stack(columns, axis=1)).T
+        self._follow(products[0], products[1], w, u, self.alpha / (1.0 + aq), v)
+        if rider is not None:
+            rider.tell(products[2])
         return gain
 
     def push(self, i: int) -> float:
         """Absorb row i; `gains()` stay those of before, and are no bounds, until `refresh`. Returns its gain."""
-        _, v, aq = self._look(i)
-        return self._push(i, v, aq)
+        return self._push(i, *self._look(i))
 
     def refresh(self) -> None:
         """Compute all gains afresh, exactly."""
@@ -105,30 +118,62 @@ class Transductive:
         """Relative tie tolerance: the solution, unlike the quadratic form, is known to `eps kappa` only."""
         return max(TIE, 8.0 * EPS * self._inverse.kappa)
 
-    def _look(self, i: int) -> tuple[FloatArray, float, float]:
-        Y, aq = self._inverse.solve(self.matrix.rows_at(np.array([i])))
-        return Y[0], max(float(Y[0] @ self.C @ Y[0]), 0.0), float(aq[0])
+    def _look(self, i: int) -> tuple[FloatArray, FloatArray, float, float]:
+        row = self.matrix.rows_at(np.array([i]))
+        Y, aq = self._inverse.solve(row)
+        return row[0], Y[0], max(float(Y[0] @ self.C @ Y[0]), 0.0), float(aq[0])
 
-    def _push(self, i: int, v: float, aq: float) -> float:
-        self._inverse.push(i)
+    def _push(self, i: int, row: FloatArray, w: FloatArray, v: float, aq: float) -> float:
+        self._inverse.push(i, (row, w, aq))
         gain = self.alpha * v / (1.0 + aq)
         self.value += gain
         return gain
 
-    def _pass_error(self, w: FloatArray, u: FloatArray, p: FloatArray, r: FloatArray, b: float, v: float) -> FloatArray:
-        """Square of the error one pick leaves in v_i; the errors of different picks add in quadrature."""
-        unit = self.matrix.rounding * np.sqrt(self.matrix.squared_norms)
-        error_p, error_r = unit * np.linalg.norm(w), unit * np.linalg.norm(u)
-        error = 2.0 * b * (np.abs(p) * error_r + np.abs(r) * error_p + error_p * error_r)
-        error += b * b * v * (2.0 * np.abs(p) + error_p) * error_p
-        return np.asarray(error * error)
+    def _follow(self, p: FloatArray, r: FloatArray, w: FloatArray, u: FloatArray, b: float, v: float) -> None:
+        """What a pick does to all rows; p and r (n,) are their products with w and u, and are overwritten.
+
+        A pass errs by `d |g| |w|` in p and `d |g| |u|` in r, d its rounding. So a pick leaves an error of at most
+        `d |g| (A |p| + B |r|) + d^2 |g|^2 D` in v; those of different picks add in quadrature.
+        """
+        length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
+        A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
+        D = 2.0 * b * length * other + b * b * v * length * length
+        cross = p * r
+        np.multiply(p, p, out=p)
+        np.multiply(r, r, out=r)
+        self._den -= self.alpha * b * p
+        np.maximum(self._den, 1.0, out=self._den)
+        cross *= -2.0 * self.alpha * b
+        self._av += cross
+        self._av += np.multiply(p, self.alpha * b * b * v, out=cross)
+        np.maximum(self._av, 0.0, out=self._av)
+        self._error2 += np.multiply(p, 2.0 * A * A, out=p)
+        self._error2 += np.multiply(r, 2.0 * B * B, out=r)
+        self._second2 += D * D
+        self._gains = None
+
+    def _wide(self) -> float:
+        return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
+
+    def _error_av(self, wide: float) -> FloatArray:
+        rounding = self.matrix.rounding
+        error = np.sqrt(self._error2)
+        error *= self._lengths
+        error *= self.alpha * rounding
+        error += wide * self._av0
+        if self._second2:
+            error += (rounding * rounding * math.sqrt(self._second2)) * self.rho
+        return np.asarray(error)
 
     def _exact(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         Y, aq = self._inverse.solve(rows)
         return np.maximum(np.einsum("ij,ij->i", Y @ self.C, Y), 0.0), aq
 
     def _recompute(self) -> None:
-        self._aq, self._v = np.empty(self.matrix.n), np.empty(self.matrix.n)
+        self._den, self._av = np.empty(self.matrix.n), np.empty(self.matrix.n)
         for part, rows in self.matrix.blocks():
-            self._v[part], self._aq[part] = self._exact(rows)
-        self._error_v = np.zeros(self.matrix.n)
+            v, aq = self._exact(rows)
+            self._av[part], self._den[part] = self.alpha * v, 1.0 + aq
+        self._error2: FloatArray = np.zeros(self.matrix.n)
+        self._second2 = 0.0
+        self._gains = None

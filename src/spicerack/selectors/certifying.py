@@ -13,6 +13,7 @@ from spicerack.information.diagonal import DiagonalFisher
 from spicerack.information.greedy import GreedyResult
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import IntArray
+from spicerack.information.posterior import certify_transductive
 from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import Problem
@@ -72,8 +73,7 @@ def certificate_of(
     if isinstance(state, (FullFisher, DiagonalFisher)):
         certificate = certify(state, result.indices, eligible=problem.eligible, allowance=allowed, prefixes=prefixes)
     elif isinstance(state, Transductive):
-        problem.choose("certificate", None, "transductive information is not submodular: the bound does not hold")
-        return None
+        certificate = certify_transductive(state, result.indices, eligible=problem.eligible, allowance=allowed)
     else:
         problem.choose("certificate", None, "'adafisher-code' is not the information of a set: no bound holds")
         return None
