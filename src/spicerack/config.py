@@ -84,10 +84,25 @@ class GradientConfig(Section):
     sketch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="sides of the per-layer sketch; None: chosen from k"
     )
+    layout: Literal["folded", "blocks"] = Field(
+        "folded", description="summed to k columns, or each weight's sketch in columns of its own (sketch decides k)"
+    )
     projection_seed: Annotated[int, Field(ge=0)] = Field(0, description="stores to be compared need the same one")
     reduction: Literal["mean", "sum"] = Field("mean", description="a sample's loss, over its trained tokens")
     gradient_norm: Literal["estimate", "exact"] = Field(
         "estimate", description="from the sketch, or of the whole gradient"
+    )
+    checkpoints: str | None = Field(
+        None, description="folder of a warm-up or of a Trainer: gradients at each of its checkpoints"
+    )
+    optimizer_state: str | None = Field(
+        None, description="of the model's checkpoint: its folder, adam.safetensors, optimizer.pt or optimizer.bin"
+    )
+    adam_rows: bool | None = Field(
+        None, description="also rows of the optimizer's form; None: where its state is given (leave out for targets)"
+    )
+    adam_eps: Literal["torch", "less"] = Field(
+        "torch", description="AdamW as torch steps it, or LESS's code: eps inside the root, no bias correction"
     )
     tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="None: chosen for the device")
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
@@ -101,7 +116,18 @@ class SelectionConfig(BaseModel):
 
     method: str = Field("spice", description="see `spicerack methods`")
     budget: int | float | str = Field(0.1, description="500 | 0.1 | '10%' | '20000 tokens'")
-    target: str | None = Field(None, description="gradient store of a target set, for methods that need one")
+    target: str | dict[str, str] | None = Field(
+        None, description="what the model should do: a data file or gradient store, or name=PATH for each of several"
+    )
+    subtask_column: str | None = Field(
+        None, description="column of the targets that names each sample's subtask; default: the targets' names"
+    )
+    quotas: str | dict[str, str | int] | None = Field(
+        None, description="least..most of a group, as in math=10..50, *=..30%; or proportional"
+    )
+    groups: str | None = Field(None, description="column of the store whose values are the quotas' groups")
+    include: list[int | str] = Field([], description="picked first: a sample id, row:NUMBER, or @FILE of them")
+    exclude: list[int | str] = Field([], description="never picked: a sample id, row:NUMBER, or @FILE of them")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of whatever the method draws")
 
     @property

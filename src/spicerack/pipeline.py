@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from spicerack.data.records import Pool
     from spicerack.features.collect import FeaturePass
     from spicerack.features.options import FeatureConfig
+    from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.cost import Cost
     from spicerack.gradients.survey import Progress, Survey
+    from spicerack.gradients.targets import Target
     from spicerack.models.loading import LoadedModel
     from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
@@ -47,7 +49,7 @@ class Run:
 def collect_gradients(
     pool: str | Path | list[dict[str, Any]] | datasets.Dataset,
     *,
-    model: str | Path | PreTrainedModel,
+    model: str | Path | PreTrainedModel | None = None,
     output_dir: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
@@ -55,12 +57,14 @@ def collect_gradients(
 ) -> GradientStore:
     """Take every sample's projected gradient and keep them in a store on disk.
 
-    Running it again after an interruption computes only what is missing.
+    Running it again after an interruption computes only what is missing. With `checkpoints=` (the folder of a warm-up)
+    gradients are taken at each of them, and rows of Adam's form beside the plain ones.
 
     Args:
         pool: a file (.jsonl, .json, .csv, .parquet), an Arrow folder, a hub id, a `datasets.Dataset` or a list of
             dicts.
-        model: hub id, folder, GGUF file or a loaded model.
+        model: hub id, folder, GGUF file or a loaded model; with `checkpoints` the one they were trained from, None
+            where they say which.
         output_dir: the store's folder.
         tokenizer: with a loaded model, unless the pool is tokenized.
         progress: called as (stage, rows done, tokens done, tokens in all).
@@ -83,7 +87,7 @@ def plan_pass(
     model: str | Path | PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
-) -> GradientPass:
+) -> GradientPass | CheckpointPasses:
     """Read the pool, load the model, tokenize once: a gradient pass ready to run.
 
     Args:
@@ -98,8 +102,36 @@ def plan_pass(
     """
     from spicerack.gradients.collect import GradientPass
 
+    if config.gradients.checkpoints is not None:
+        return _plan_checkpoints(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     rows, labeler, loaded = read_inputs(config, pool=pool, model=model, tokenizer=tokenizer)
     return GradientPass(rows, labeler, loaded, config.gradients, progress=progress)
+
+
+def _plan_checkpoints(
+    config: RunConfig,
+    *,
+    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None,
+    model: str | Path | PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    progress: Progress | None,
+) -> CheckpointPasses:
+    """Passes at every checkpoint of a training; arguments and errors as for `plan_pass`."""
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import load_pool
+    from spicerack.gradients.checkpoints import CheckpointPasses
+    from spicerack.models.checkpoints import CheckpointModels
+    from spicerack.training.checkpoints import read_checkpoints
+
+    trained = read_checkpoints(str(config.gradients.checkpoints))
+    rows = load_pool(_named_pool(config, pool), config.data)
+    model = model if model is not None else config.model.model_name_or_path or trained.base
+    models = CheckpointModels(model, config.model, tokenizer=tokenizer)
+    loaded = models.load(trained.checkpoints[0])
+    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
+    return CheckpointPasses(
+        rows, labeler, models, trained.checkpoints, config.gradients, loaded=loaded, progress=progress
+    )
 
 
 def plan_features(
@@ -130,10 +162,8 @@ def read_inputs(
     from spicerack.data.records import load_pool
     from spicerack.models.loading import load_model
 
-    pool = pool if pool is not None else config.data.pool
+    pool = _named_pool(config, pool)
     model = model if model is not None else config.model.model_name_or_path
-    if pool is None:
-        raise ConfigurationError("no pool is named; give a file, folder or hub id as data.pool")
     if model is None:
         raise ConfigurationError(
             "no model is named; give a hub id, folder or GGUF file as model.model_name_or_path (--model)"
@@ -141,6 +171,15 @@ def read_inputs(
     rows = load_pool(pool, config.data)
     loaded = load_model(model, config.model, tokenizer=tokenizer)
     return rows, Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template), loaded
+
+
+def _named_pool(
+    config: RunConfig, pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None
+) -> str | Path | list[dict[str, Any]] | datasets.Dataset:
+    pool = pool if pool is not None else config.data.pool
+    if pool is None:
+        raise ConfigurationError("no pool is named; give a file, folder or hub id as data.pool")
+    return pool
 
 
 def run(
@@ -164,21 +203,21 @@ def run(
         The run; its folder holds `config.yaml`, which repeats it to the same indices.
     """
     from spicerack.export.rows import write_selection
-    from spicerack.selectors import get_selector, parse_budget, select
-    from spicerack.selectors.base import read_options
+    from spicerack.gradients.targets import check_labels, take_targets, target_groups
+    from spicerack.selectors import select
     from spicerack.store.files import write_json
 
     if isinstance(config, str | Path):
         config = load_config(config)
     elif not isinstance(config, RunConfig):
         config = make_config(config)
-    chosen = config.selection
-    parse_budget(chosen.budget)  # what is wrong with the selection must not cost a gradient pass
-    read_options(get_selector(chosen.method), chosen.method_options)
+    targets = _check_selection(config)  # what is wrong with the selection must not cost a gradient pass
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
+    check_labels(targets, gradient_pass)
     store = gradient_pass.run(output_dir / "gradients")
-    selection = select(store, chosen.method, chosen.budget, chosen.target, seed=chosen.seed, **chosen.method_options)
+    goal = take_targets(targets, gradient_pass, output_dir / "targets") if targets else None
+    selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
     selection.manifest["choices"][:0] = [choice._asdict() for choice in gradient_pass.choices]
     files = write_selection(
         output_dir, gradient_pass.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
@@ -200,11 +239,13 @@ def select_from_store(
     from spicerack.data.records import load_pool
     from spicerack.errors import DataError
     from spicerack.export.rows import write_selection
+    from spicerack.gradients.targets import stores_of, target_groups
     from spicerack.selectors import select
     from spicerack.store.reader import GradientStore
 
-    chosen = config.selection
     opened = GradientStore.open(store)
+    targets = _check_selection(config)
+    goal = stores_of(targets, opened) if targets else None
     rows = load_pool(pool, config.data) if pool is not None else None
     if rows is not None and list(rows.ids) != opened.column("id").tolist():
         raise DataError(
@@ -212,11 +253,33 @@ def select_from_store(
             f"{len(rows)} rows against {opened.n}, or other ids; name the pool given to `gradients`"
         )
     prepare_output(output_dir)
-    selection = select(opened, chosen.method, chosen.budget, chosen.target, seed=chosen.seed, **chosen.method_options)
+    selection = select(opened, target=goal, target_groups=target_groups(targets), **_selection_options(config))
     files = write_selection(
         output_dir, rows, selection, config_yaml=dump_config(config), rows_table=opened.rows_table()
     )
     return selection, files
+
+
+def _check_selection(config: RunConfig) -> list[Target]:
+    """Find out before any work whether the method takes its budget, options and targets; the targets, opened."""
+    from spicerack.gradients.targets import open_targets
+    from spicerack.selectors import get_selector, parse_budget
+    from spicerack.selectors.base import read_options
+    from spicerack.selectors.targets import require_target
+
+    chosen = config.selection
+    parse_budget(chosen.budget)
+    selector = get_selector(chosen.method)
+    read_options(selector, chosen.method_options)
+    require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
+    return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+
+
+def _selection_options(config: RunConfig) -> dict[str, Any]:
+    """The section `selection` as arguments of `select`, but for the target."""
+    chosen = config.selection
+    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude")
+    return {name: getattr(chosen, name) for name in names} | chosen.method_options
 
 
 def compare(comparison: Comparison, watcher: Watcher | None = None) -> tuple[dict[str, Any], dict[str, Path]]:

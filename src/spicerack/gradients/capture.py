@@ -164,7 +164,7 @@ class GradientCapture:
 
         def on_gradient(gradient: Tensor) -> None:
             out_side = self.projection.out_side(block)
-            left = gradient if out_side is None else gradient @ out_side
+            left = _times(gradient, out_side)
             self._add(block, *self._per_sample(block, module, left, kept))
             if full is not None:
                 sides = self._per_sample(block, module, gradient, full)
@@ -185,7 +185,7 @@ class GradientCapture:
 
         def on_gradient(gradient: Tensor) -> None:
             in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
-            right = gradient if in_side is None else gradient @ in_side
+            right = _times(gradient, in_side)
             self._add(block, one_hot(gradient) if out_side is None else out_side[inputs], right)
             if self._forms_whole:
                 vocabulary = block.parameter.out_features
@@ -200,11 +200,11 @@ class GradientCapture:
         sample = token // length
         in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
         signs = self.projection.expert_signs(block)
-        kept = inputs.detach() if in_side is None else inputs.detach() @ in_side
+        kept = _times(inputs.detach(), in_side)
         full = inputs.detach() if self.exact_norms else None
 
         def on_gradient(gradient: Tensor) -> None:
-            left, right = gradient if out_side is None else gradient @ out_side, kept
+            left, right = _times(gradient, out_side), kept
             if signs is not None:
                 left, right = left * signs[0][expert], right * signs[1][expert]
             left, right = by_sample(sample, samples, left, right)
@@ -233,7 +233,7 @@ class GradientCapture:
         last = self._projected_input
         if last is not None and last[0] is inputs and last[1] == block.in_key:
             return last[2]
-        projected = inputs.detach() @ in_side
+        projected = _times(inputs.detach(), in_side)
         self._projected_input = (inputs, block.in_key, projected)
         return projected
 
@@ -273,6 +273,11 @@ class GradientCapture:
         if self.moments is not None:
             direction = self.moments.direction(block.parameter, gradients.div_(self.loss_scale))
             self.directions[rows, block.start : block.stop] = self.projection.sketch_matrix(block, direction)
+
+
+def _times(rows: Tensor, side: Tensor | None) -> Tensor:
+    """Rows projected, in their own type: an adapter's may differ from the model's."""
+    return rows if side is None else rows @ side.to(rows.dtype)
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:

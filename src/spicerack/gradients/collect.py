@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spicerack.config import Choice, GradientConfig
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, ModelError
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
-from spicerack.gradients.survey import Progress, survey
+from spicerack.gradients.survey import Progress, Survey, survey
 from spicerack.models.loading import choose_attention
 
 if TYPE_CHECKING:
@@ -26,14 +27,26 @@ if TYPE_CHECKING:
     from spicerack.data.records import Pool
     from spicerack.gradients.batch import BatchGradients
     from spicerack.gradients.capture import GradientCapture
+    from spicerack.gradients.optimizers import Moments
     from spicerack.gradients.projection import Projection
     from spicerack.models.loading import LoadedModel
+    from spicerack.models.optimizer_state import OptimizerState
+    from spicerack.models.parameters import TrackedParameter
     from spicerack.store.layout import Shard
     from spicerack.store.reader import GradientStore
     from spicerack.store.writer import StoreWriter
 
 GRADIENT_VERSION = 1  # raised when the same settings would give other numbers
 TOKENS_PER_BATCH = {"cpu": 2048, "mps": 4096, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What passes over one pool at several checkpoints of a model share."""
+
+    survey: Survey
+    parameters: tuple[TrackedParameter, ...]
+    projection: Projection
 
 
 class GradientPass:
@@ -46,6 +59,7 @@ class GradientPass:
         loaded: LoadedModel,
         config: GradientConfig,
         *,
+        plan: Plan | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Survey the pool and lay out the projection.
@@ -55,31 +69,86 @@ class GradientPass:
             labeler: the label rule.
             loaded: the model, on its device.
             config: what to take of each gradient.
+            plan: of a pass over the same pool at another checkpoint of the model.
             progress: called as the work goes on.
+
+        Raises:
+            ModelError: no tracked parameter, others than in `plan`, or an optimizer's state that does not fit.
+            ConfigurationError: `adam_rows` without an optimizer's state.
         """
-        from spicerack.gradients.projection import Projection
         from spicerack.models.parameters import tracked_parameters
 
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.cost: Cost | None = None  # of `run`, if it had anything to do
-        self.survey = survey(pool, labeler, progress)
+        self.survey = plan.survey if plan else survey(pool, labeler, progress)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.parameters = tracked_parameters(loaded.model, config.parameters)
-        self.projection: Projection = Projection(
-            self.parameters,
-            dimension=config.dimension,
-            sketch=config.sketch,
-            seed=config.projection_seed,
-            device=loaded.device,
-            dtype=loaded.model.dtype,
-        )
+        if plan is not None and plan.parameters != self.parameters:
+            raise ModelError(
+                f"parameters={config.parameters} tracks {len(self.parameters)} weights at one checkpoint and "
+                f"{len(plan.parameters)} others at another; checkpoints of one training have the same"
+            )
+        self.projection = plan.projection if plan else self._lay_out()
+        self.tokens_per_batch: int | None = None  # of `run`
+        self.optimizer, self.moments = self._read_moments()
         self.choices = [
             Choice("format", pool.format, pool.detection_reason),
             *loaded.choices,
             *([attention] if attention else []),
             *self._projection_choices(),
+            *self._moment_choices(),
         ]
+
+    @property
+    def current(self) -> GradientPass:
+        """Itself: the pass at the one checkpoint there is."""
+        return self
+
+    @property
+    def count(self) -> int:
+        """Checkpoints that gradients are taken at."""
+        return 1
+
+    @property
+    def plan(self) -> Plan:
+        """What a pass at another checkpoint can go by."""
+        return Plan(self.survey, self.parameters, self.projection)
+
+    def _lay_out(self) -> Projection:
+        from spicerack.gradients.projection import Projection
+
+        return Projection(
+            self.parameters,
+            dimension=self.config.dimension,
+            sketch=self.config.sketch,
+            layout=self.config.layout,
+            seed=self.config.projection_seed,
+            device=self.loaded.device,
+            dtype=self.loaded.model.dtype,
+        )
+
+    def _read_moments(self) -> tuple[OptimizerState | None, Moments | None]:
+        """The optimizer's state of the tracked weights, where rows of its form are wanted."""
+        from spicerack.gradients.optimizers import moments_of
+        from spicerack.models.optimizer_state import read_optimizer_state
+
+        config = self.config
+        if config.adam_rows and config.optimizer_state is None:
+            raise ConfigurationError(
+                "adam_rows needs the state of the optimizer that trained the model; give optimizer_state, or the "
+                "folder of a warm-up as checkpoints"
+            )
+        if config.adam_rows is False or config.optimizer_state is None:
+            return None, None
+        state = read_optimizer_state(config.optimizer_state, self.loaded.model, [p.name for p in self.parameters])
+        return state, moments_of(state, eps_form=config.adam_eps, device=self.loaded.device)
+
+    def _moment_choices(self) -> list[Choice]:
+        if self.optimizer is None:
+            return []
+        reason = f"{self.optimizer.path} is there, after {self.optimizer.step} steps; --no-adam-rows leaves them out"
+        return [Choice("adam_rows", f"array {self.optimizer.kind!r}", reason)] if self.config.adam_rows is None else []
 
     def _projection_choices(self) -> list[Choice]:
         choices = []
@@ -89,7 +158,10 @@ class GradientPass:
         if self.config.sketch is None and self.config.dimension is not None:
             reason = f"{self.projection.columns:,} sketch columns for {self.projection.dimension:,} final ones"
             choices.append(Choice("sketch", str(self.projection.sketch), reason))
-        if self.config.dimension is not None and self.projection.dimension < self.config.dimension:
+        if self.config.layout == "blocks":
+            reason = "layout=blocks keeps every column of the sketch"
+            choices.append(Choice("dimension", str(self.projection.dimension), reason))
+        elif self.config.dimension is not None and self.projection.dimension < self.config.dimension:
             reason = f"the tracked weights' sketch has no more columns; {self.config.dimension} was asked for"
             choices.append(Choice("dimension", str(self.projection.dimension), reason))
         return choices
@@ -114,7 +186,21 @@ class GradientPass:
             "tokens_per_batch": tokens_per_batch,
             "shard_rows": self.config.shard_rows,
             "storage_dtype": self.config.storage_dtype,
+            **self._moment_settings(),
         }
+
+    def _moment_settings(self) -> dict[str, Any]:
+        if self.optimizer is None:
+            return {}
+        state = self.optimizer
+        settings = {"optimizer_state": f"{state.kind} after {state.step} steps ({state.fingerprint()[:16]})"}
+        return settings | ({"adam_eps": self.config.adam_eps} if state.kind == "adam" else {})
+
+    @property
+    def arrays(self) -> dict[str, int]:
+        """Columns of every array of the store: the gradient, and the optimizer's form under the optimizer's name."""
+        names = ["gradient", *([self.optimizer.kind] if self.optimizer else [])]
+        return dict.fromkeys(names, self.projection.dimension)
 
     def run(self, output_dir: str | Path) -> GradientStore:
         """Compute the missing shards and finish the store.
@@ -127,14 +213,15 @@ class GradientPass:
         from spicerack.store.layout import recorded_settings
         from spicerack.store.writer import StoreWriter
 
-        tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
+        tokens_per_batch = self.tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
         with StoreWriter.create_or_resume(
             output_dir,
             settings=self.settings(tokens_per_batch),
             n=len(self.pool),
-            arrays={"gradient": self.projection.dimension},
+            arrays=self.arrays,
             shard_rows=self.config.shard_rows,
             dtype=self.config.storage_dtype,
+            segments=self.projection.segments,
         ) as writer:
             self._fill(writer, tokens_per_batch)
             return writer.finish()
@@ -153,19 +240,16 @@ class GradientPass:
         return chosen
 
     def _fill(self, writer: StoreWriter, tokens_per_batch: int) -> None:
-        from spicerack.gradients.capture import GradientCapture
-
         missing = writer.missing()
         if not missing:
             return
         done = {"rows": 0, "tokens": 0}
         started = time.perf_counter()
         total = int(sum(self.survey.tokens[s.start : s.stop].sum() for s in missing))
-        exact = self.config.gradient_norm == "exact"
         with (
             ThreadPoolExecutor(1, "encode") as encoder,
             ThreadPoolExecutor(1, "write") as writing,
-            GradientCapture(self.loaded.model, self.projection, exact_norms=exact) as capture,
+            self.capture() as capture,
         ):
             ahead = encoder.submit(self._encode, missing[0])
             written: Future[None] | None = None
@@ -173,15 +257,22 @@ class GradientPass:
                 encoded = ahead.result()
                 if index + 1 < len(missing):
                     ahead = encoder.submit(self._encode, missing[index + 1])
-                rows, table = self._shard(capture, shard, encoded, tokens_per_batch, done, total)
+                arrays, table = self._shard(capture, shard, encoded, tokens_per_batch, done, total)
                 if written is not None:
                     written.result()
-                written = writing.submit(writer.write, shard, {"gradient": rows}, table)
+                written = writing.submit(writer.write, shard, arrays, table)
             if written is not None:
                 written.result()
             seconds = time.perf_counter() - started
             flops = self._flops_per_token(capture, tokens_per_batch) * done["tokens"]
         self.cost = Cost(done["tokens"], seconds, flops, measure_peak(self.loaded.device, self.loaded.model.dtype))
+
+    def capture(self) -> GradientCapture:
+        """What takes the gradients, to be entered."""
+        from spicerack.gradients.capture import GradientCapture
+
+        exact = self.config.gradient_norm == "exact"
+        return GradientCapture(self.loaded.model, self.projection, exact_norms=exact, moments=self.moments)
 
     def _encode(self, shard: Shard) -> list[Encoded]:
         return [self._encode_row(i) for i in range(shard.start, shard.stop)]
@@ -197,11 +288,11 @@ class GradientPass:
         tokens_per_batch: int,
         done: dict[str, int],
         total: int,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Gradient rows (rows, k) of a shard and the columns of its table."""
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays (rows, k) of a shard and the columns of its table."""
         from spicerack.data.batching import plan_batches
 
-        rows = np.zeros((len(encoded), self.projection.dimension), dtype=np.float32)
+        arrays = {name: np.zeros((len(encoded), k), dtype=np.float32) for name, k in self.arrays.items()}
         loss_sum = np.zeros(len(encoded), dtype=np.float32)
         norm = np.zeros(len(encoded), dtype=np.float32)
         part = slice(shard.start, shard.stop)
@@ -209,7 +300,9 @@ class GradientPass:
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
         for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
             result = self.batch(capture, [encoded[i] for i in members], tokens_per_batch)
-            rows[members] = result.rows.cpu().numpy()
+            for array, rows in zip(arrays.values(), (result.rows, result.directions), strict=False):
+                if rows is not None:
+                    array[members] = rows.cpu().numpy()
             loss_sum[members] = result.loss_sum.cpu().numpy()
             norm[members] = result.gradient_norm.cpu().numpy()
             done["rows"] += len(members)
@@ -226,7 +319,7 @@ class GradientPass:
             "cut_tokens": self.survey.cut_tokens[part].astype(np.int32),
             "gradient_norm": norm,
         }
-        return rows, table
+        return arrays, table
 
     def _flops_per_token(self, capture: GradientCapture, tokens_per_batch: int) -> float:
         """Counted on one sample of middling length, apart from the work: the counter changes which kernels run."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
 
 TABLE_BYTES = 64  # of a row in the table, roughly: id, source, counts, losses, norms
@@ -42,19 +43,17 @@ class Estimate:
         ]
 
 
-def estimate(planned: GradientPass, *, batches: int = 3) -> Estimate:
+def estimate(planned: GradientPass | CheckpointPasses, *, batches: int = 3) -> Estimate:
     """Time `batches` batches spread over the pool's lengths, after one warm-up, and extrapolate by tokens.
 
     Args:
-        planned: a surveyed pass; nothing is written.
+        planned: a surveyed pass; nothing is written. Of several checkpoints one is timed and stands for all.
         batches: how many to time, >= 1.
     """
-    from spicerack.gradients.capture import GradientCapture
-
+    checkpoints = planned.count
+    planned = planned.current
     chosen, tokens_per_batch = planned.sample_batches(batches)
-    with GradientCapture(
-        planned.loaded.model, planned.projection, exact_norms=planned.config.gradient_norm == "exact"
-    ) as capture:
+    with planned.capture() as capture:
         planned.batch(capture, chosen[-1], tokens_per_batch)
         tokens, started = 0, time.perf_counter()
         for samples in chosen:
@@ -68,8 +67,8 @@ def estimate(planned: GradientPass, *, batches: int = 3) -> Estimate:
         samples=rows,
         tokens=total,
         tokens_per_second=tokens / seconds,
-        seconds=total * seconds / tokens,
-        store_bytes=rows * (k * item + TABLE_BYTES),
+        seconds=checkpoints * total * seconds / tokens,
+        store_bytes=checkpoints * rows * (sum(planned.arrays.values()) * item + TABLE_BYTES),
         peak_memory_bytes=_peak_memory(planned.loaded.device.type),
         selection_memory_bytes=rows * k * 4,
         timed_batches=len(chosen),

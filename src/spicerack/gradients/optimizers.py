@@ -30,10 +30,12 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spicerack.models.optimizer_state import OptimizerState
     from spicerack.models.parameters import TrackedParameter
 
 AdamEps = Literal["torch", "less"]
 AdafactorEps = Literal["transformers", "torch"]
+KEPT_BYTES = 1 << 30  # of moments that a GPU may hold; larger ones are sent a weight at a time
 
 
 class Moments(Protocol):
@@ -150,3 +152,36 @@ class AdafactorMoments:
         mean: Tensor = torch.linalg.vector_norm(stored, dim=axis, keepdim=True).square_() / stored.shape[axis]
         before = before.to(stored.device, stored.dtype).reshape(shape)
         return mean.add_(added).mul_(weight).add_(before, alpha=1 - weight)
+
+
+def moments_of(state: OptimizerState, *, eps_form: AdamEps, device: torch.device) -> AdamMoments | AdafactorMoments:
+    """The moments in an optimizer's state, on the device where there is room for them.
+
+    Args:
+        state: of the tracked weights.
+        eps_form: Adam's.
+        device: the model's.
+    """
+    size = sum(4 * t.numel() for words in state.tensors.values() for t in words.values())
+    small = device.type != "cpu" and size <= KEPT_BYTES
+
+    def kept(*words: str) -> dict[str, Tensor]:
+        found = {n: t for n, held in state.tensors.items() for word, t in held.items() if word in words}
+        return {name: tensor.to(device, torch.float32) for name, tensor in found.items()} if small else found
+
+    options = state.options
+    if state.kind == "adam":
+        beta1, beta2 = (float(beta) for beta in options["betas"])
+        first, second = kept("exp_avg"), kept("exp_avg_sq")
+        return AdamMoments(first, second, state.step, (beta1, beta2), float(options["eps"]), eps_form)
+    ours = "beta2_decay" not in options  # transformers' class, not torch's
+    eps = options["eps"][0]
+    return AdafactorMoments(
+        rows=kept("exp_avg_sq_row", "row_var"),
+        columns=kept("exp_avg_sq_col", "col_var"),
+        whole=kept("exp_avg_sq", "variance"),
+        step=state.step,
+        beta2_decay=float(options["decay_rate"] if ours else options["beta2_decay"]),
+        eps=float(torch.finfo(torch.float32).eps if eps is None else eps),
+        eps_form="transformers" if ours else "torch",
+    )

@@ -3,7 +3,8 @@
 A weight's gradient `D^T A` (o × i, from output gradients D (t, o) and inputs A (t, i)) is sketched as `(D P_o)^T (A
 P_i)` with sign matrices `P_o` (o, p) and `P_i` (i, p), entries ±1/sqrt(p): the o × i matrix never exists. The
 sketches of all weights, side by side (K columns), are permuted, signed, and summed in k buckets of equal size: a
-balanced count-sketch, which costs K additions. Every step keeps inner products unbiased: `E <Pg, Ph> = <g, h>`.
+balanced count-sketch, which costs K additions. Every step keeps inner products unbiased: `E <Pg, Ph> = <g, h>`. The
+layout `blocks` leaves the sketches side by side, for methods that look at one weight at a time.
 
 Variance: for rank-one blocks the two-sided sketch has relative variance (1 + 2/p)^2 - 1 per weight, averaged over the
 weights by their energy; folding adds about 2 <g,h>^2 / k. A side shorter than p is kept whole, so tiny models are
@@ -18,16 +19,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from spicerack.models.parameters import TrackedParameter
+from spicerack.store.layout import Segment
 
 if TYPE_CHECKING:
     import torch
 
 SMALLEST_SKETCH = 16
+
+Layout = Literal["folded", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Projection:
         *,
         dimension: int | None,
         sketch: int | None = None,
+        layout: Layout = "folded",
         seed: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -82,17 +87,19 @@ class Projection:
             parameters: the tracked weights, in a fixed order.
             dimension: k >= 1; None keeps the exact gradient, k = p. Never more than the sketch has columns.
             sketch: side p of the per-weight sketch; None: the smallest power of two from 16 with k columns in all.
+            layout: `folded` to k columns, or `blocks`: all columns of the sketch, each weight's in its own segment.
             seed: any non-negative integer; equal seeds give equal matrices everywhere.
             device: where the matrices live.
             dtype: of the side matrices (the model's); default float32.
         """
         import torch
 
-        self.seed = seed
+        self.seed, self.layout = seed, layout
         self.sketch = self._choose_sketch(parameters, dimension, sketch)
         self.blocks = tuple(self._lay_out(parameters, self.sketch, exact=dimension is None))
         self.columns = self.blocks[-1].stop
-        self.dimension = self.columns if dimension is None else min(dimension, self.columns)
+        whole = dimension is None or layout == "blocks"
+        self.dimension = self.columns if whole else min(int(dimension or 0), self.columns)
         self._device, self._dtype = torch.device(device), dtype or torch.float32
         self._sides: dict[tuple[str, int, int], torch.Tensor] = {}
         self._folding = self._make_folding() if self.dimension < self.columns else None
@@ -129,6 +136,13 @@ class Projection:
         signs = _signs(self.seed, "fold:signs", padded)
         signs[self.columns :] = 0.0
         return torch.from_numpy(order).to(self._device), torch.from_numpy(signs).to(self._device)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Each weight's columns; none where folding mixed them."""
+        if self._folding is not None:
+            return ()
+        return tuple(Segment(block.parameter.name, block.start, block.stop) for block in self.blocks)
 
     def in_side(self, block: Block) -> torch.Tensor | None:
         """The (in_features, p) matrix of a weight's inputs, or None where the side is kept whole."""
@@ -195,7 +209,7 @@ class Projection:
     def settings(self) -> dict[str, int | str]:
         """What fixes the projection, for the store's manifest."""
         return {
-            "kind": "two-sided signs, folded",
+            "kind": f"two-sided signs, {self.layout}",
             "dimension": self.dimension,
             "sketch": self.sketch,
             "seed": self.seed,

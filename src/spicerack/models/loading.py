@@ -84,7 +84,7 @@ def load_model(
     dtype, dtype_choice = choose_dtype(config.dtype, device)
     loaded = _from_pretrained(str(model), config, getattr(torch, dtype), device)
     if config.adapter_name_or_path:
-        loaded = _with_adapter(loaded, config.adapter_name_or_path)
+        loaded = with_adapter(loaded, config.adapter_name_or_path)
     tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
     choices = tuple(choice for choice in (device_choice, dtype_choice) if choice)
     return LoadedModel(loaded.eval(), tokenizer, str(model), device, choices, config.attn_implementation is None)
@@ -233,11 +233,19 @@ def _forget_quantization(model: PreTrainedModel) -> None:
     model.is_quantized = False
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """Put a PEFT adapter on a model, in the model's dtype.
+
+    Raises:
+        ModelError: no such adapter, one in pickled form only, or one that does not fit.
+    """
     from peft import PeftModel
 
+    folder = Path(adapter)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no adapter_model.safetensors; save the adapter with save_pretrained")
     try:
-        adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter)
+        adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"cannot load the adapter {adapter!r}: {_first_line(error)}") from error
     return adapted

@@ -32,15 +32,15 @@ def resolve_model(name: str, section: ModelConfig) -> tuple[ModelConfig, tuple[C
         raise ConfigurationError(
             f"{name} is an adapter itself, and {section.adapter_name_or_path} is named as another; name the base model"
         )
-    base = section.model_name_or_path or _base_of(folder)
+    base = section.model_name_or_path or base_of(folder)
     if not base:
         raise ConfigurationError(f"{folder / ADAPTER_FILE} names no base model; give the model, and --adapter {name}")
     updated = section.model_copy(update={"model_name_or_path": base, "adapter_name_or_path": name})
     return updated, (Choice("model", base, f"what the adapter in {name} was trained on"),)
 
 
-def _base_of(folder: Path) -> str | None:
-    """As our own manifest says (it knows GGUF files), else as peft noted."""
+def base_of(folder: Path) -> str | None:
+    """The model that a folder's adapter belongs on: as our own manifest says (it knows GGUF files), else peft's."""
     manifest = _read(folder / "manifest.json").get("model", {})
     name = manifest.get("name") if isinstance(manifest, dict) else None
     base: str | None = name or _read(folder / ADAPTER_FILE).get("base_model_name_or_path")
