@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from spicerack.errors import ConfigurationError, GradientError, StoreMismatchError
@@ -23,13 +24,11 @@ def read_target(
 ) -> tuple[Rows | None, tuple[str, ...] | None]:
     """Target rows and the group of each: given labels, or names of the targets, or a column of theirs."""
     needs = selector.needs
-    require_target(selector, target is not None)
+    require_target(selector, target is not None, target_groups is not None)
     if target is None:
-        if target_groups is not None:
-            raise ConfigurationError("target_groups labels the rows of a target, and there is no target")
         return None, None
-    if target_groups is not None and not needs.target_groups:
-        raise ConfigurationError(f"method {selector.name!r} reads no target_groups; leave them out")
+    for value in target.values() if isinstance(target, Mapping) else [target]:
+        _refuse_file(value)
     named = (
         {str(name): Rows(value, what=f"target {name!r}") for name, value in target.items()}
         if isinstance(target, Mapping)
@@ -37,7 +36,10 @@ def read_target(
     )
     if not named:
         raise ConfigurationError("target is an empty mapping; give rows for each name")
-    if "gradient" in needs.arrays:
+    if needs.arrays and "gradient" not in needs.arrays:  # what is compared are features
+        rows = rows.array(needs.arrays[0])
+        named = {name: part.array(needs.arrays[0]) for name, part in named.items()}
+    if needs.arrays:
         for name, part in named.items():
             _check_alike(rows, part, name)
     goal = Rows.joined(named) if isinstance(target, Mapping) else named[""]
@@ -50,8 +52,8 @@ def read_target(
     return goal, _labels(named, goal, target_groups)
 
 
-def require_target(selector: Selector, given: bool) -> None:
-    """Refuse a target that the method does not read, and the lack of one that it needs.
+def require_target(selector: Selector, given: bool, grouped: bool) -> None:
+    """Refuse a target, or groups of its rows, that the method does not read, and the lack of a target that it needs.
 
     Raises:
         ConfigurationError: either of them; says which option to add or leave out.
@@ -62,6 +64,13 @@ def require_target(selector: Selector, given: bool) -> None:
         )
     if given and selector.needs.target == "no":
         raise ConfigurationError(f"method {selector.name!r} reads no target; leave it out")
+    if grouped and not given:
+        raise ConfigurationError("target_groups (--subtask-column) labels the rows of a target, and there is no target")
+    if grouped and not selector.needs.target_groups:
+        raise ConfigurationError(
+            f"method {selector.name!r} reads no target_groups (--subtask-column): it has no use for subtasks; leave "
+            "them out"
+        )
 
 
 def read_checkpoints(rows: Rows, target: Rows | None) -> tuple[CheckpointRows, ...]:
@@ -103,17 +112,25 @@ def _labels(named: Mapping[str, Rows], goal: Rows, target_groups: Sequence[Any] 
     return tuple(labels)
 
 
+def _refuse_file(target: Any) -> None:
+    if isinstance(target, (str, Path)) and Path(target).is_file():
+        raise ConfigurationError(
+            f"target {target} is a data file; take its gradients with the pool's model and projection first "
+            "(spicerack.collect_gradients), or let spicerack.run take both"
+        )
+
+
 def _check_alike(rows: Rows, target: Rows, name: str) -> None:
     """Refuse a target's store whose rows mean something else than the pool's, naming every setting with both values."""
     if rows.store is None or target.store is None:
         return
-    ours, theirs = _flat(rows.store.settings), _flat(target.store.settings)
+    ours, theirs = (_flat(side.settings) for side in (rows, target))
     differing = [key for key in ours if key in theirs and ours[key] != theirs[key]]
     if differing:
         values = "; ".join(f"{key} is {_short(theirs[key])}, the pool's {_short(ours[key])}" for key in differing)
         of = f"target {name!r}" if name else "the target"
         raise StoreMismatchError(
-            f"{of} ({target.store.path}) was made with other settings: {values}; take its gradients with the pool's"
+            f"{of} ({target.store.path}) was made with other settings: {values}; make it with the pool's"
         )
 
 
