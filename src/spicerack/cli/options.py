@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from spicerack.cli.repeated import read_several, takes_several
 from spicerack.config import SECTIONS
 from spicerack.errors import ConfigurationError
 
@@ -43,12 +44,14 @@ def configured(
                 if name not in hidden:
                     first.setdefault(name, _parameter(panel, name, field))
         added = list(first.values())
-        names = [parameter.name for parameter in added]
+        fields = {name: field for model in models.values() for name, field in model.model_fields.items()}
+        several = {name: takes_several(fields[name].annotation) for name in first}
 
         @functools.wraps(command)
         def wrapper(*args: Any, **kwargs: Any) -> None:
-            options = {name: kwargs.pop(name) for name in names}
-            command(*args, options={name: value for name, value in options.items() if value is not None}, **kwargs)
+            given = {name: value for name in first if (value := kwargs.pop(name)) not in (None, [])}
+            options = {name: read_several(several[name], _flag(name), value) for name, value in given.items()}
+            command(*args, options=options, **kwargs)
 
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
@@ -63,12 +66,12 @@ def _panel(section: str | type[BaseModel]) -> str:
 
 
 def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
-    flag = "--" + name.replace("_", "-")
+    flag = _flag(name)
     flags = [SHORT[name], flag] if name in SHORT else [flag]
-    kind = _plain_type(field.annotation)
+    kind: Any = list[str] if takes_several(field.annotation) else _plain_type(field.annotation)
     if kind is bool:
         flags = [f"{flag}/--no-{flag[2:]}"]
-    shown = "" if field.default is None else f"(default: {field.default})"
+    shown = "" if field.default in (None, []) else f"(default: {field.default})"
     choices = " | ".join(_literals(field.annotation))
     described = ": ".join(part for part in (field.description, choices) if part)
     text = " ".join(part for part in (described, shown) if part)
@@ -79,6 +82,10 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
         default=None,
         annotation=Annotated[Union[kind, None], option],  # noqa: UP007
     )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _plain_type(annotation: Any) -> type:
