@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/targeted.py DATA --model MODEL [--rows 2000] [--work runs/targeted] [--prompts FILE]
 
 DATA holds pool.jsonl and target.jsonl, rows with `capability`; the pool's also `noise`, 1 for a wrong response, which
-is used for scoring alone. Each capability is the only target once, and all of them are the target together. What is made
+is used for scoring alone. Each capability is the only target once, and all are the target together. What is made
 on the way (warm-up, stores) stays in the work folder, and the same command goes on from there.
 """
 
