@@ -132,17 +132,23 @@ def random_samples(
 
 
 def check_selector(
-    method: str, *, target: np.ndarray | None = None, options: dict[str, Any] | None = None, seed: int = 0
+    method: str,
+    *,
+    target: np.ndarray | None = None,
+    columns: Sequence[str] = (),
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> None:
     """Check what every selector owes its callers: the conformance suite, for ours and for yours.
 
     The budget is met in samples and in tokens; picks are distinct, in range and never an excluded row; the same call
     gives the same picks; scores have a value for every pick; a pool of one sample and a pool of equal samples work; and
-    permuting the rows permutes the picks, for methods that read gradients (no two of the rows tie).
+    permuting the rows permutes the picks, for methods that read rows or columns (no two of the rows tie).
 
     Args:
         method: a name of `spicerack.methods()`.
         target: target rows (m, 12) for methods that need them.
+        columns: names of columns that the method reads; each is filled with numbers in (0, 1).
         options: of the method.
         seed: of the random pool.
 
@@ -155,8 +161,13 @@ def check_selector(
     rows = rng.standard_normal((40, 12)) * rng.lognormal(0.0, 0.5, (40, 1))
     tokens = rng.integers(3, 30, 40)
     arguments = {"target": target, **(options or {})}
+    held = {name: rng.uniform(0.05, 0.95, 40) for name in columns}
 
-    chosen = select(rows, method, 10, **arguments)
+    def part(places: np.ndarray) -> dict[str, Any]:
+        return {**arguments, "columns": {name: values[places] for name, values in held.items()}}
+
+    everything = {**arguments, "columns": held}
+    chosen = select(rows, method, 10, **everything)
     assert chosen.indices.shape == (10,), "the budget in samples is not met"
     assert chosen.indices.dtype == np.int64, "indices are not int64"
     assert len(set(chosen.indices.tolist())) == 10, "a row was picked twice"
@@ -166,11 +177,11 @@ def check_selector(
     assert np.isfinite(chosen.scores[chosen.indices]).all(), "a pick has no score"
     assert len(chosen.trace) == 10, "the trace does not have a row per pick"
 
-    again = select(rows, method, 10, **arguments)
+    again = select(rows, method, 10, **everything)
     assert np.array_equal(again.indices, chosen.indices), "the same call gives other picks"
 
     capacity = int(tokens.sum() // 3)
-    counted = select(rows, method, TokenBudget(capacity), tokens=tokens, **arguments)
+    counted = select(rows, method, TokenBudget(capacity), tokens=tokens, **everything)
     spent = int(tokens[counted.indices].sum())
     left = np.delete(tokens, counted.indices)
     assert 0 < spent <= capacity, "the budget in tokens is not kept"
@@ -178,19 +189,19 @@ def check_selector(
 
     broken = rows.copy()
     broken[[3, 7]] = np.nan
-    whole = select(broken, method, 1.0, **arguments)
+    whole = select(broken, method, 1.0, **everything)
     assert sorted(whole.indices.tolist()) == [i for i in range(40) if i not in (3, 7)], "an excluded row was picked"
     assert np.isnan(whole.scores[[3, 7]]).all(), "an excluded row has a score"
     assert whole.excluded["index"].tolist() == [3, 7], "the excluded rows are not named"
 
-    assert select(rows[:1], method, 1, **arguments).indices.tolist() == [0], "a pool of one sample does not work"
-    equal = select(np.ones((6, 12)), method, 3, **arguments).indices
+    one, alike = part(np.zeros(1, dtype=np.int64)), part(np.zeros(6, dtype=np.int64))
+    assert select(rows[:1], method, 1, **one).indices.tolist() == [0], "a pool of one sample does not work"
+    equal = select(np.ones((6, 12)), method, 3, **alike).indices
     assert len(set(equal.tolist())) == 3, "a pool of equal samples does not work"
 
-    if get_selector(method).needs.gradients:
+    needs = get_selector(method).needs
+    if needs.gradients or needs.columns:
         order = rng.permutation(40)
-        permuted = select(rows[order], method, 10, **arguments)
+        permuted = select(rows[order], method, 10, **part(order))
         assert np.array_equal(order[permuted.indices], chosen.indices), "permuting the rows does not permute the picks"
-        assert select(np.ones((6, 12)), method, 3, **arguments).indices.tolist() == [0, 1, 2], (
-            "ties: smallest row first"
-        )
+        assert equal.tolist() == [0, 1, 2], "ties: smallest row first"

@@ -2,8 +2,8 @@
 
 A rating prompt, the sample's instruction and response, and a line to answer on make one text; the model's probabilities
 of the digits 1 to 5 as its next token, normalized over the five, are the rating. The text is plain, without a chat
-template, as in the released code. The released code's prompts differ in their scales ("zero to five"), and its
-model level has weights that do not sum to 1; ours have one scale, and weights that do.
+template, as in the released code. The released code's prompts differ in their scales ("zero to five"); ours have one.
+Several models are averaged by the method itself (`selectors/selectit.py`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import numpy.typing as npt
 
 from spicerack.data.formats import Chat, Completion, Sample
 from spicerack.data.labels import IGNORED, Encoded
-from spicerack.errors import ConfigurationError, ModelError, StoreError
+from spicerack.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from spicerack.store.reader import GradientStore
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -150,28 +148,4 @@ def sentence_level(scores: FloatArray, *, spread: float = SPREAD) -> FloatArray:
     The standard deviation is the population's, as in the released code.
     """
     result: FloatArray = scores.mean(-1) / (1.0 + spread * scores.std(-1))
-    return result
-
-
-def model_level(stores: Sequence[GradientStore]) -> FloatArray:
-    """SelectIT's model-level score: the `selectit` columns of several models, averaged by parameter count.
-
-    Args:
-        stores: feature stores of one pool, each made by another model with `selectit`.
-
-    Returns:
-        (n,) float64; NaN where a model has no rating.
-
-    Raises:
-        StoreError: no store, stores of other pools, or one without ratings.
-    """
-    if not stores:
-        raise StoreError("no feature store was given; expected one a model")
-    ids = stores[0].column("id")
-    for store in stores[1:]:
-        if not np.array_equal(store.column("id"), ids):
-            raise StoreError(f"{store.path} and {stores[0].path} are of different pools; make both from the same rows")
-    sizes = np.array([float(store.settings["model_parameters"]) for store in stores])
-    scores = np.stack([store.column("selectit").astype(np.float64) for store in stores])
-    result: FloatArray = (sizes / sizes.sum()) @ scores
     return result

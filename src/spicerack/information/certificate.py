@@ -44,6 +44,7 @@ class Certificate:
         greedy_factor: what this very run, penalty included, reaches of the optimum at least, by `greedy_factor`. None
             where the set did not come from one greedy run with a budget in rows.
         notes: what was left out, and why.
+        measure: what is counted, in words.
     """
 
     information: float
@@ -54,11 +55,12 @@ class Certificate:
     curvature_factor: float | None = None
     greedy_factor: float | None = None
     notes: tuple[str, ...] = ()
+    measure: str = "information"
 
     def sentence(self) -> str:
         """The certificate in words, the share rounded down."""
         percent = math.floor(self.share * 1000.0) / 10.0
-        return f"at least {percent:.1f} % of the best possible information for this budget"
+        return f"at least {percent:.1f} % of the best possible {self.measure} for this budget"
 
 
 @dataclass(frozen=True)

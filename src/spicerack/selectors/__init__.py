@@ -21,6 +21,7 @@ from spicerack.selectors.base import (
     Problem,
     Selection,
     Selector,
+    needs_of,
     read_options,
 )
 from spicerack.selectors.budget import BudgetLike, ResolvedBudget, TokenBudget, parse_budget
@@ -113,6 +114,8 @@ def select(
         include=include,
         exclude=exclude,
     )
+    for name in needs_of(selector, options).arrays:
+        problem.rows.array(name)  # a store without it is refused, and no other array stands in for it
     picks = selector.select(problem, options)
     excluded = np.array(problem.rows.excluded, dtype=EXCLUDED_DTYPE).view(np.recarray)
     manifest = _manifest(selector, options, problem, picks)

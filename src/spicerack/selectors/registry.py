@@ -19,9 +19,18 @@ GROUP = "spicerack.selectors"
 
 BUILT_IN = {
     "bids": "spicerack.selectors.bids:BIDS",
+    "dpp": "spicerack.selectors.dpp:DPP",
+    "fisher": "spicerack.selectors.fisher:FISHER",
+    "grad_norm": "spicerack.selectors.grad_norm:GRAD_NORM",
+    "ifd": "spicerack.selectors.ifd:IFD",
     "in2core": "spicerack.selectors.in2core:IN2CORE",
+    "k_center": "spicerack.selectors.k_center:K_CENTER",
+    "length": "spicerack.selectors.length:LENGTH",
     "less": "spicerack.selectors.less:LESS",
+    "loss": "spicerack.selectors.loss:LOSS",
     "random": "spicerack.selectors.random:RANDOM",
+    "rds": "spicerack.selectors.rds:RDS",
+    "selectit": "spicerack.selectors.selectit:SELECTIT",
     "spice": "spicerack.selectors.spice:SPICE",
 }
 

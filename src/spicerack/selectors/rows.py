@@ -52,7 +52,7 @@ class Rows:
             stored = hasattr(source, "rows_table")
             self._source = StoreSource(source) if stored else ArraySource(_as_array(source, what))
         self.n, self.k = self._source.n, self._source.k
-        if self.n == 0 or self.k == 0:
+        if self.n == 0 or (self.k == 0 and self.store is None):
             raise GradientError(
                 f"{what} of shape ({self.n}, {self.k}) hold nothing; expected at least one row and column"
             )
@@ -83,6 +83,15 @@ class Rows:
             ConfigurationError: the store has no such array; says how to make it.
         """
         return Rows(_of_array(self._source, name), what=self._what)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the rows of a store were made with; of the features beside it where they are features."""
+        store = self.store
+        if store is None:
+            return {}
+        beside = isinstance(self._source, StoreSource) and self._source.name not in store.manifest["arrays"]
+        return dict((store.features if beside and store.features is not None else store).settings)
 
     @property
     def segments(self) -> tuple[Any, ...]:

@@ -76,14 +76,17 @@ class ArraySource:
 
 
 class StoreSource:
-    """Rows of one named array of a store, read as they are asked for; by default the gradient, else the first."""
+    """Rows of one named array of a store, read as they are asked for; by default the gradient, else the first.
+
+    A store of columns alone has rows of no columns, under the name "".
+    """
 
     def __init__(self, store: GradientStore, name: str | None = None) -> None:
-        name = name or next(iter(["gradient"] if "gradient" in store.arrays else store.arrays), "gradient")
-        if name not in store.arrays:
+        name = name or next(iter(["gradient"] if "gradient" in store.arrays else store.arrays), "")
+        if name and name not in store.arrays:
             raise ConfigurationError(_missing_array(store, name))
         self.store, self.name = store, name
-        self.n, self.k = int(store.n), int(store.arrays[name])
+        self.n, self.k = int(store.n), int(store.arrays[name]) if name else 0
 
     @cached_property
     def scale(self) -> FloatArray:
@@ -105,6 +108,8 @@ class StoreSource:
     def _norms(self) -> FloatArray:
         from spicerack.store.layout import norm_column
 
+        if not self.name:
+            return np.zeros(self.n)
         return np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
 
     def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
@@ -150,18 +155,19 @@ class StoreSource:
     def description(self) -> dict[str, Any]:
         """Where it is, and its fingerprint."""
         about = {"kind": "store", "path": str(self.store.path), "fingerprint": self.store.fingerprint()}
-        return about if self.name == "gradient" else {**about, "array": self.name}
+        return about if self.name in ("gradient", "") else {**about, "array": self.name}
 
 
 def _missing_array(store: GradientStore, name: str) -> str:
     made_by = {
+        "gradient": "take gradients with `spicerack gradients`",
         "adam": "take gradients with --adam-state (Adam's moments of a trained checkpoint)",
         "embedding": "run `spicerack features` on the store",
         "embedding_weighted": "run `spicerack features` on the store",
         "states": "run `spicerack features --compute states` on the store",
     }
     hint = made_by.get(name, "make the store again with it")
-    return f"{store.path} has no array {name!r} (it has {', '.join(store.arrays)}); {hint}"
+    return f"{store.path} has no array {name!r} (it has {', '.join(store.arrays) or 'none'}); {hint}"
 
 
 class JoinedSource:

@@ -18,14 +18,14 @@ from spicerack.information.conflict import Conflict, Penalty, mean_row
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
 from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, median_alpha, second_moment
+from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, second_moment
 from spicerack.information.schedule import walk_pools
 from spicerack.information.search import partition_greedy, room_among, search, stochastic_greedy
 from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
-from spicerack.selectors.rows import free_memory
+from spicerack.selectors.preparing import memory_for, resolve_alpha
 
 
 class SpiceOptions(MethodOptions):
@@ -110,8 +110,9 @@ class Task:
     def __init__(self, problem: Problem, options: SpiceOptions) -> None:
         self.problem, self.options = problem, options
         dtype = np.float32 if options.precision == "float32" else np.float64
-        self.matrix = problem.rows.row_matrix(options.rows, dtype, memory=_memory(problem, options, dtype))
-        self.alpha = _resolve_alpha(problem, options, self.matrix)
+        memory = memory_for(problem, problem.rows, options.memory_gb, dtype)
+        self.matrix = problem.rows.row_matrix(options.rows, dtype, memory=memory)
+        self.alpha = resolve_alpha(problem, options.alpha, self.matrix)
         self.moment = _target_moment(problem, options, self.matrix)
         self.center = mean_row(self.matrix, problem.eligible) if options.center else None
         self.penalty = Penalty(options.penalty, relative=options.penalty_unit == "gain")
@@ -214,14 +215,6 @@ class Task:
         return GreedyResult(indices, trace, scores, stopped, None)
 
 
-def _resolve_alpha(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -> float:
-    if options.alpha != "auto":
-        return float(options.alpha)
-    alpha, reason = median_alpha(matrix, problem.eligible)
-    problem.choose("alpha", alpha, reason)
-    return alpha
-
-
 def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -> FloatArray | None:
     if options.objective != "transductive":
         return None
@@ -230,16 +223,3 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
         return second_moment(matrix, problem.eligible) / np.count_nonzero(problem.eligible)
     usable = problem.target.included
     return second_moment(problem.target.row_matrix(options.rows, np.float32), usable) / np.count_nonzero(usable)
-
-
-def _memory(problem: Problem, options: SpiceOptions, dtype: type[np.floating[Any]]) -> int | None:
-    """Bytes that the working copy may take; recorded where it has to be streamed."""
-    if problem.rows.store is None:
-        return None
-    needed = problem.rows.n * problem.rows.k * np.dtype(dtype).itemsize
-    limit = options.memory_gb * 2**30 if options.memory_gb is not None else free_memory() / 2
-    if needed > limit:
-        problem.choose(
-            "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
-        )
-    return int(limit)

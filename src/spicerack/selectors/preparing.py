@@ -1,0 +1,54 @@
+"""What methods on rows settle before they pick: alpha, memory, which array the rows come from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from spicerack.information.matrix import RowMatrix, median_alpha
+from spicerack.selectors.base import Needs, Problem
+from spicerack.selectors.ranking import with_values
+from spicerack.selectors.rows import Rows, free_memory
+
+RowsFrom = Literal["gradients", "embeddings"]
+ARRAY: dict[RowsFrom, str] = {"gradients": "gradient", "embeddings": "embedding"}
+
+
+def resolve_alpha(problem: Problem, alpha: Any, matrix: RowMatrix) -> float:
+    """The option, or the automatic choice, recorded: `alpha * median |g|^2 = 1`."""
+    if alpha != "auto":
+        return float(alpha)
+    value, reason = median_alpha(matrix, problem.eligible)
+    problem.choose("alpha", value, reason)
+    return value
+
+
+def memory_for(problem: Problem, rows: Rows, memory_gb: float | None, dtype: type[np.floating[Any]]) -> int | None:
+    """Bytes that a working copy of the rows may take; recorded where it has to be streamed. None: no limit."""
+    if rows.store is None:
+        return None
+    needed = rows.n * rows.k * np.dtype(dtype).itemsize
+    limit = memory_gb * 2**30 if memory_gb is not None else free_memory() / 2
+    if needed > limit:
+        problem.choose(
+            "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
+        )
+    return int(limit)
+
+
+def read_array(problem: Problem, name: str) -> tuple[Rows, np.ndarray]:
+    """The pool's rows of a named array, and which of them may be picked, (n,).
+
+    Raises:
+        ConfigurationError: the store has no such array; says how to make it.
+        GradientError: no row that may be picked has one.
+    """
+    rows = problem.rows.array(name)
+    return rows, with_values(problem, rows.included, name)
+
+
+def needs_rows(rows_from: RowsFrom, columns: tuple[str, ...] = ()) -> Needs:
+    """What a method reads whose rows are gradients or embeddings."""
+    cost = "one gradient pass" if rows_from == "gradients" else "one forward pass"
+    return Needs(arrays=(ARRAY[rows_from],), columns=columns, cost=cost)
