@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,5 +56,18 @@ def report_selection(selection: Selection) -> None:
     console.print(f"selected {picked:,} of {rows:,} samples by {method}", style="bold", markup=False)
     for reason, count in selection.manifest["excluded_counts"].items():
         console.print(f"  left out: {count:,} with {reason}", markup=False)
+    _report_target(selection.manifest["findings"])
     if selection.certificate is not None:
         console.print(f"  {selection.certificate.sentence()}", markup=False)
+
+
+def _report_target(findings: Mapping[str, Any]) -> None:
+    """What a targeted method says of the target's parts."""
+    from spicerack.cli.console import console
+
+    if counts := findings.get("picks_by_subtask"):
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        console.print(f"  picks by subtask: {parts}", markup=False)
+    if worst := findings.get("worst_covered"):
+        rows = ", ".join(str(row) for row in worst)
+        console.print(f"  target rows that the pool helps least: {rows}", markup=False)

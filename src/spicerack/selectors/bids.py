@@ -55,7 +55,9 @@ class Bids:
     name = "bids"
     summary = "influence on the target samples that the picks so far serve least"
     paper = "arXiv 2501.12147"
-    needs = Needs(target="required", target_groups=True)
+    needs = Needs(
+        target="required", target_groups=True, checkpoints="all", cost="a warm-up, one gradient pass a checkpoint"
+    )
     Options: type[MethodOptions] = BidsOptions
 
     def select(self, problem: Problem, options: BidsOptions) -> Picks:

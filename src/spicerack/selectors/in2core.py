@@ -66,14 +66,16 @@ class In2Core:
     name = "in2core"
     summary = "influence on the target's loss, by DataInf on a part of the weights"
     paper = "arXiv 2408.03560"
-    needs = Needs(target="required")
+    needs = Needs(target="required", cost="adapters trained, one gradient pass with --layout blocks")
     Options: type[MethodOptions] = In2CoreOptions
 
     def select(self, problem: Problem, options: In2CoreOptions) -> Picks:
         """Rank by minus the influence; ties go to the first row."""
         blocks = Blocks.of(problem.rows.segments, options.layers, options.layer_share)
         if blocks.count_in_all == 1:
-            problem.choose("layers", "all", "the rows' columns mix all weights: one block, no layers to choose from")
+            problem.choose(
+                "layers", "all", "the rows' columns mix all weights: one block; --layout blocks keeps them apart"
+            )
         targets, V = _target_gradients(problem)
         if options.hessian == "exact":
             _check_memory(blocks)

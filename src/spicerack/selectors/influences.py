@@ -103,8 +103,8 @@ def _pool_rows(problem: Problem, asked: PoolRows) -> Literal["adam", "plain"]:
     problem.choose(
         "pool_rows",
         "plain",
-        f"NO ADAM-FORM ROWS in the store ({', '.join(lacking)}): this is not LESS as published; take gradients at the "
-        "checkpoints of `spicerack warmup`, with their Adam moments",
+        f"NO ADAM-FORM ROWS in the store ({', '.join(lacking)}), so this is not the method as published: run "
+        "`spicerack warmup`, and take the gradients with --checkpoints its folder",
     )
     return "plain"
 

@@ -37,7 +37,9 @@ class Less:
     name = "less"
     summary = "influence of an Adam step on the best-served subtask of the target"
     paper = "arXiv 2402.04333"
-    needs = Needs(target="required", target_groups=True)
+    needs = Needs(
+        target="required", target_groups=True, checkpoints="all", cost="a warm-up, one gradient pass a checkpoint"
+    )
     Options: type[MethodOptions] = LessOptions
 
     def select(self, problem: Problem, options: LessOptions) -> Picks:
