@@ -104,7 +104,9 @@ class GradientConfig(Section):
     adam_eps: Literal["torch", "less"] = Field(
         "torch", description="AdamW as torch steps it, or LESS's code: eps inside the root, no bias correction"
     )
-    tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="None: chosen for the device")
+    tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="padded tokens at once; None: found by trying where that pays, else the default of the device"
+    )
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
     storage_dtype: Literal["float16", "float32"] = Field("float16", description="of the stored unit rows")
 

@@ -36,10 +36,11 @@ class Run:
     """What a whole run leaves: store, selection, files by name, the pool's counts, and what the pass cost.
 
     The cost is None where the store was whole already. Its file, `cost.json`, is the one that two runs do not share.
+    A method with a proxy in the loop (`schedule: online`, `lead`) leaves no store.
     """
 
     output_dir: Path
-    store: GradientStore
+    store: GradientStore | None
     selection: Selection
     files: dict[str, Path]
     survey: Survey
@@ -206,16 +207,20 @@ def run(
     from spicerack.gradients.targets import check_labels, take_targets, target_groups
     from spicerack.selectors import select
     from spicerack.store.files import write_json
+    from spicerack.training.loop import is_in_the_loop
 
     if isinstance(config, str | Path):
         config = load_config(config)
     elif not isinstance(config, RunConfig):
         config = make_config(config)
+    if is_in_the_loop(config):
+        return _run_in_the_loop(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     targets = _check_selection(config)  # what is wrong with the selection must not cost a gradient pass
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     check_labels(targets, gradient_pass)
     store = gradient_pass.run(output_dir / "gradients")
+    config = config.model_copy(update={"gradients": gradient_pass.resolved})  # so that the file repeats the batches
     goal = take_targets(targets, gradient_pass, output_dir / "targets") if targets else None
     selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
     selection.manifest["choices"][:0] = [choice._asdict() for choice in gradient_pass.choices]
@@ -226,6 +231,38 @@ def run(
         files["cost.json"] = output_dir / "cost.json"
         write_json(files["cost.json"], gradient_pass.cost.summary())
     return Run(output_dir, store, selection, files, gradient_pass.survey, gradient_pass.cost)
+
+
+def _run_in_the_loop(
+    config: RunConfig,
+    *,
+    pool: list[dict[str, Any]] | datasets.Dataset | None,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    progress: Progress | None,
+) -> Run:
+    """Select with the model of the configuration as a proxy that is trained on the way; arguments as for `run`."""
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import load_pool
+    from spicerack.export.rows import write_selection
+    from spicerack.models.loading import load_model
+    from spicerack.training.finetune import load_for_training
+    from spicerack.training.loop import Loop, read_loop_options
+
+    options = read_loop_options(config)
+    output_dir = prepare_output(config.output_dir)
+    rows = load_pool(_named_pool(config, pool), config.data)
+    if model is not None:
+        loaded = load_model(model, config.model, tokenizer=tokenizer)
+    else:
+        loaded, _ = load_for_training(config, options, tokenizer=tokenizer)
+    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
+    loop = Loop(rows, labeler, loaded, config, progress=progress)
+    selection = loop.run(output_dir / "loop")
+    files = write_selection(
+        output_dir, rows, selection, config_yaml=dump_config(config), rows_table=loop.rows_table()
+    )
+    return Run(output_dir, None, selection, files, loop.survey, None)
 
 
 def select_from_store(

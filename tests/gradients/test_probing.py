@@ -20,6 +20,7 @@ from spicerack.gradients.probing import (
     batch_question,
     choose_tokens_per_batch,
     find_tokens_per_batch,
+    pays,
     random_batches,
 )
 from spicerack.gradients.projection import Projection
@@ -124,9 +125,8 @@ def test_probing_spends_a_small_share_of_the_pool_and_nothing_on_a_small_one():
     device, lengths = Simulated(1000 * GIGABYTE, launch=10**9), lengths_of()
     device.find(lengths)
     assert sum(samples * length for samples, length in device.shapes) <= 0.02 * lengths.tokens.sum()
-    small = Simulated(8 * GIGABYTE)
-    assert small.find(lengths_of(rows=200)) is None
-    assert small.shapes == []
+    assert pays(lengths)
+    assert not pays(lengths_of(rows=200))
 
 
 def test_errors_that_are_not_about_memory_pass():
@@ -147,9 +147,9 @@ def choose(device, lengths, remembered, question=QUESTION):
 def test_an_answer_is_remembered_and_not_asked_for_again(tmp_path):
     remembered, device = Remembered(tmp_path / "deep" / "batch.json"), Simulated(8 * GIGABYTE)
     first, (choice,) = choose(device, lengths_of(), remembered)
-    assert (choice.name, choice.value) == ("tokens_per_batch", str(first))
-    again = Simulated(8 * GIGABYTE)
-    second, (choice,) = choose(again, lengths_of(rows=50), Remembered(remembered.path))
+    assert (choice.name, choice.value) == ("tokens_per_batch", str(first.tokens_per_batch))
+    again = Simulated(16 * GIGABYTE)
+    second, (choice,) = choose(again, lengths_of(longest=400), Remembered(remembered.path))
     assert second == first
     assert again.shapes == []
     assert "remembered in" in choice.reason
@@ -168,10 +168,13 @@ def test_another_question_has_another_answer(tmp_path, change):
 
 def test_an_answer_for_shorter_samples_does_not_count(tmp_path):
     remembered = Remembered(tmp_path / "batch.json")
-    choose(Simulated(8 * GIGABYTE), lengths_of(longest=300), remembered)
-    other = Simulated(8 * GIGABYTE)
-    choose(other, lengths_of(longest=301), remembered)
+    short, _ = choose(Simulated(8 * GIGABYTE), lengths_of(longest=300), remembered)
+    other = Simulated(16 * GIGABYTE)
+    long, _ = choose(other, lengths_of(longest=301), remembered)
     assert other.shapes
+    assert long.tokens_per_batch != short.tokens_per_batch
+    for longest, answer in ((200, short), (300, short), (301, long)):  # what was found for a pool stays
+        assert choose(Simulated(GIGABYTE), lengths_of(longest=longest), Remembered(remembered.path))[0] == answer
 
 
 @pytest.mark.parametrize(
@@ -180,19 +183,19 @@ def test_an_answer_for_shorter_samples_does_not_count(tmp_path):
         "{not json",
         "[]",
         "{}",
-        '{"version": 1, "answers": {"x": 3}}',
-        '{"version": 1, "answers": {"x": {"tokens_per_batch": -4, "longest": 3, "reason": ""}}}',
+        '{"version": 2, "answers": {"x": 3}}',
+        '{"version": 2, "answers": {"x": [{"tokens_per_batch": -4, "longest": 3, "reason": ""}]}}',
         "\udcff",
     ],
 )
 def test_a_corrupt_file_is_ignored_said_and_replaced(tmp_path, text):
     path = tmp_path / "batch.json"
     path.write_text(text, errors="surrogateescape")
-    tokens, choices = choose(Simulated(8 * GIGABYTE), lengths_of(), Remembered(path))
+    answer, choices = choose(Simulated(8 * GIGABYTE), lengths_of(), Remembered(path))
     assert [choice.name for choice in choices] == ["batch_cache", "tokens_per_batch"]
     assert "written anew" in choices[0].reason
-    (kept,) = json.loads(path.read_text())["answers"].values()
-    assert kept["tokens_per_batch"] == tokens
+    ((kept,),) = json.loads(path.read_text())["answers"].values()
+    assert kept["tokens_per_batch"] == answer.tokens_per_batch
     assert [file.name for file in tmp_path.iterdir()] == ["batch.json"]
 
 
@@ -209,19 +212,38 @@ def test_without_a_memory_nothing_is_read_or_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_default_stands_for_a_small_pool_and_is_not_remembered(tmp_path):
+@pytest.mark.parametrize("found_before", [False, True])
+def test_the_default_stands_for_a_small_pool_whatever_is_remembered(tmp_path, found_before):
     path = tmp_path / "batch.json"
-    tokens, (choice,) = choose(Simulated(8 * GIGABYTE), lengths_of(rows=50), Remembered(path))
-    assert tokens == 2048
+    if found_before:
+        choose(Simulated(8 * GIGABYTE), lengths_of(), Remembered(path))
+    device = Simulated(8 * GIGABYTE)
+    answer, (choice,) = choose(device, lengths_of(rows=50), Remembered(path))
+    assert answer is None
+    assert device.shapes == []
+    assert choice.value == "2048"
     assert "too few for a probe to pay" in choice.reason
-    assert not path.exists()
+    assert path.exists() is found_before
 
 
 def test_an_answer_may_be_lowered_after_a_pass(tmp_path):
     remembered = Remembered(tmp_path / "batch.json")
     choose(Simulated(8 * GIGABYTE), lengths_of(), remembered)
     assert remembered.put(QUESTION, Answer(100, 512, "a larger batch did not fit")) is None
-    assert choose(Simulated(8 * GIGABYTE), lengths_of(), remembered)[0] == 100
+    assert choose(Simulated(8 * GIGABYTE), lengths_of(), remembered)[0].tokens_per_batch == 100
+
+
+def test_one_slow_moment_does_not_end_the_search():
+    """The third size meets a busy machine; the ones after it are looked at all the same."""
+
+    class Busy(Simulated):
+        def measure(self, work):
+            measured = super().measure(work)
+            slow = self.shapes[-1][0] * self.shapes[-1][1] in range(900, 1200)
+            return Measured(measured.seconds * (5 if slow else 1), measured.bytes)
+
+    quiet, busy = (kind(1000 * GIGABYTE, launch=3000).find(lengths_of()) for kind in (Simulated, Busy))
+    assert busy.tokens_per_batch == quiet.tokens_per_batch > 1200
 
 
 @pytest.fixture

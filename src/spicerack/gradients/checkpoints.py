@@ -78,10 +78,21 @@ class CheckpointPasses:
         return len(self.checkpoints)
 
     @property
+    def resolved(self) -> GradientConfig:
+        """The options that repeat these passes, once they have run: with the batch size, where it was found."""
+        size = self.current.batch_size
+        return size.resolved(self.config) if size else self.config
+
+    @property
     def choices(self) -> list[Choice]:
         """Everything decided for the user, at the first checkpoint."""
         weights = ", ".join(f"{checkpoint.name} {checkpoint.weight:.4g}" for checkpoint in self.checkpoints)
-        return [*self._choices, Choice("checkpoints", weights, "weights are shares of the mean learning rates")]
+        halved = [c for c in self.current.choices if c.name == "tokens_per_batch" and c not in self._choices]
+        return [
+            *self._choices,
+            *halved,
+            Choice("checkpoints", weights, "weights are shares of the mean learning rates"),
+        ]
 
     def run(self, output_dir: str | Path) -> GradientStore:
         """Compute what is missing at every checkpoint, and open the collection.
@@ -110,7 +121,8 @@ class CheckpointPasses:
         """Plan the pass at another checkpoint, in batches of the same size."""
         if checkpoint == self._at:
             return
-        plan, tokens_per_batch = self.current.plan, self.current.tokens_per_batch
+        plan, batch_size = self.current.plan, self.current.batch_size
+        tokens_per_batch = self.config.tokens_per_batch if batch_size is None else batch_size.tokens
         del self.current  # with the model: two whole ones need not fit
         loaded = self.models.load(checkpoint)
         config = self._config(checkpoint).model_copy(update={"tokens_per_batch": tokens_per_batch})

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spicerack.config import Choice, GradientConfig
+from spicerack.config import GradientConfig
 from spicerack.errors import ConfigurationError, ModelError
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
+from spicerack.gradients.description import choices_of, settings_of
 from spicerack.gradients.survey import Progress, Survey, survey
 from spicerack.models.loading import choose_attention
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
     from spicerack.data.records import Pool
+    from spicerack.gradients.backoff import Backoff
     from spicerack.gradients.batch import BatchGradients
+    from spicerack.gradients.batch_size import BatchSize
     from spicerack.gradients.capture import GradientCapture
     from spicerack.gradients.optimizers import Moments
     from spicerack.gradients.projection import Projection
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from spicerack.store.layout import Shard
     from spicerack.store.reader import GradientStore
     from spicerack.store.writer import StoreWriter
-
-GRADIENT_VERSION = 1  # raised when the same settings would give other numbers
-TOKENS_PER_BATCH = {"cpu": 2048, "mps": 4096, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,9 @@ class GradientPass:
                 f"{len(plan.parameters)} others at another; checkpoints of one training have the same"
             )
         self.projection = plan.projection if plan else self._lay_out()
-        self.tokens_per_batch: int | None = None  # of `run`
+        self.batch_size: BatchSize | None = None  # of `run`
         self.optimizer, self.moments = self._read_moments()
-        self.choices = [
-            Choice("format", pool.format, pool.detection_reason),
-            *loaded.choices,
-            *([attention] if attention else []),
-            *self._projection_choices(),
-            *self._moment_choices(),
-        ]
+        self.choices = choices_of(self, attention)
 
     @property
     def current(self) -> GradientPass:
@@ -109,6 +103,11 @@ class GradientPass:
     def count(self) -> int:
         """Checkpoints that gradients are taken at."""
         return 1
+
+    @property
+    def resolved(self) -> GradientConfig:
+        """The options that repeat this pass, once it has run: with the batch size, where it was found."""
+        return self.batch_size.resolved(self.config) if self.batch_size else self.config
 
     @property
     def plan(self) -> Plan:
@@ -144,58 +143,6 @@ class GradientPass:
         state = read_optimizer_state(config.optimizer_state, self.loaded.model, [p.name for p in self.parameters])
         return state, moments_of(state, eps_form=config.adam_eps, device=self.loaded.device)
 
-    def _moment_choices(self) -> list[Choice]:
-        if self.optimizer is None:
-            return []
-        reason = f"{self.optimizer.path} is there, after {self.optimizer.step} steps; --no-adam-rows leaves them out"
-        return [Choice("adam_rows", f"array {self.optimizer.kind!r}", reason)] if self.config.adam_rows is None else []
-
-    def _projection_choices(self) -> list[Choice]:
-        choices = []
-        exact = sum(p.size for p in self.parameters)
-        tracked = f"{len(self.parameters)} weights, {exact:,} parameters"
-        choices.append(Choice("parameters", self.config.parameters, tracked))
-        if self.config.sketch is None and self.config.dimension is not None:
-            reason = f"{self.projection.columns:,} sketch columns for {self.projection.dimension:,} final ones"
-            choices.append(Choice("sketch", str(self.projection.sketch), reason))
-        if self.config.layout == "blocks":
-            reason = "layout=blocks keeps every column of the sketch"
-            choices.append(Choice("dimension", str(self.projection.dimension), reason))
-        elif self.config.dimension is not None and self.projection.dimension < self.config.dimension:
-            reason = f"the tracked weights' sketch has no more columns; {self.config.dimension} was asked for"
-            choices.append(Choice("dimension", str(self.projection.dimension), reason))
-        return choices
-
-    def settings(self, tokens_per_batch: int) -> dict[str, Any]:
-        """What the store is made with; a store made with anything else is refused."""
-        model = self.loaded
-        return {
-            "gradient_version": GRADIENT_VERSION,
-            "model": f"{Path(model.name).name} (weights {model.fingerprint()[:16]})",
-            "dtype": model.dtype,
-            "attn_implementation": getattr(model.model.config, "_attn_implementation", None) or "default",
-            "parameters": self.config.parameters,
-            "tracked": [p.name for p in self.parameters],
-            "projection": self.projection.settings(),
-            "reduction": self.config.reduction,
-            "gradient_norm": self.config.gradient_norm,
-            "label_rule": self.labeler.rule_hash(),
-            "pool": f"{self.pool.source.name} (content {self.pool.fingerprint()[:16]})",
-            "format": self.pool.format,
-            "rows": len(self.pool),
-            "tokens_per_batch": tokens_per_batch,
-            "shard_rows": self.config.shard_rows,
-            "storage_dtype": self.config.storage_dtype,
-            **self._moment_settings(),
-        }
-
-    def _moment_settings(self) -> dict[str, Any]:
-        if self.optimizer is None:
-            return {}
-        state = self.optimizer
-        settings = {"optimizer_state": f"{state.kind} after {state.step} steps ({state.fingerprint()[:16]})"}
-        return settings | ({"adam_eps": self.config.adam_eps} if state.kind == "adam" else {})
-
     @property
     def arrays(self) -> dict[str, int]:
         """Columns of every array of the store: the gradient, and the optimizer's form under the optimizer's name."""
@@ -210,36 +157,24 @@ class GradientPass:
             StoreLockedError: another process is writing it.
             OutputError: the folder cannot be written; finished shards are kept.
         """
+        from spicerack.gradients.batch_size import BatchSize
         from spicerack.store.layout import recorded_settings
         from spicerack.store.writer import StoreWriter
 
-        tokens_per_batch = self.tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
+        self.batch_size = BatchSize(self, recorded_settings(Path(output_dir)))
         with StoreWriter.create_or_resume(
             output_dir,
-            settings=self.settings(tokens_per_batch),
+            settings=settings_of(self, self.batch_size.tokens),
             n=len(self.pool),
             arrays=self.arrays,
             shard_rows=self.config.shard_rows,
             dtype=self.config.storage_dtype,
             segments=self.projection.segments,
         ) as writer:
-            self._fill(writer, tokens_per_batch)
+            self._fill(writer, self.batch_size)
             return writer.finish()
 
-    def _tokens_per_batch(self, begun: dict[str, Any] | None) -> int:
-        """The option, else what an interrupted store was begun with, else the device's default."""
-        if self.config.tokens_per_batch is not None:
-            return self.config.tokens_per_batch
-        if begun is not None and isinstance(begun.get("tokens_per_batch"), int):
-            return int(begun["tokens_per_batch"])
-        device = self.loaded.device.type
-        chosen = TOKENS_PER_BATCH.get(device, TOKENS_PER_BATCH["cpu"])
-        self.choices.append(
-            Choice("tokens_per_batch", str(chosen), f"default for {device}; samples are batched by length")
-        )
-        return chosen
-
-    def _fill(self, writer: StoreWriter, tokens_per_batch: int) -> None:
+    def _fill(self, writer: StoreWriter, batch_size: BatchSize) -> None:
         missing = writer.missing()
         if not missing:
             return
@@ -251,20 +186,23 @@ class GradientPass:
             ThreadPoolExecutor(1, "write") as writing,
             self.capture() as capture,
         ):
+            runner = self.runner(capture)
             ahead = encoder.submit(self._encode, missing[0])
             written: Future[None] | None = None
             for index, shard in enumerate(missing):
                 encoded = ahead.result()
                 if index + 1 < len(missing):
                     ahead = encoder.submit(self._encode, missing[index + 1])
-                arrays, table = self._shard(capture, shard, encoded, tokens_per_batch, done, total)
+                arrays, table = self._shard(runner, shard, encoded, batch_size.tokens, done, total)
                 if written is not None:
                     written.result()
                 written = writing.submit(writer.write, shard, arrays, table)
             if written is not None:
                 written.result()
             seconds = time.perf_counter() - started
-            flops = self._flops_per_token(capture, tokens_per_batch) * done["tokens"]
+            flops = self._flops_per_token(runner) * done["tokens"]
+        if runner.limit is not None:
+            batch_size.lower(runner.limit)
         self.cost = Cost(done["tokens"], seconds, flops, measure_peak(self.loaded.device, self.loaded.model.dtype))
 
     def capture(self) -> GradientCapture:
@@ -282,7 +220,7 @@ class GradientPass:
 
     def _shard(
         self,
-        capture: GradientCapture,
+        runner: Backoff,
         shard: Shard,
         encoded: Sequence[Encoded],
         tokens_per_batch: int,
@@ -299,7 +237,7 @@ class GradientPass:
         trained = self.survey.trained_tokens[part]
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
         for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
-            result = self.batch(capture, [encoded[i] for i in members], tokens_per_batch)
+            result = runner.run_with_backoff([encoded[i] for i in members])
             for array, rows in zip(arrays.values(), (result.rows, result.directions), strict=False):
                 if rows is not None:
                     array[members] = rows.cpu().numpy()
@@ -321,40 +259,32 @@ class GradientPass:
         }
         return arrays, table
 
-    def _flops_per_token(self, capture: GradientCapture, tokens_per_batch: int) -> float:
+    def _flops_per_token(self, runner: Backoff) -> float:
         """Counted on one sample of middling length, apart from the work: the counter changes which kernels run."""
         trained = np.flatnonzero(self.survey.trained_tokens > 0)
         middle = trained[np.argsort(self.survey.tokens[trained], kind="stable")[len(trained) // 2]]
-        flops = count_flops(lambda: self.batch(capture, [self._encode_row(int(middle))], tokens_per_batch))
+        flops = count_flops(lambda: runner.run_with_backoff([self._encode_row(int(middle))]))
         return flops / float(self.survey.tokens[middle])
 
-    def sample_batches(self, count: int) -> tuple[list[list[Encoded]], int]:
-        """`count` batches of the plan, from the shortest to the longest, to time or to probe with."""
+    def sample_batches(self, count: int) -> list[list[Encoded]]:
+        """`count` batches of the plan, from the shortest to the longest, to time."""
         from spicerack.data.batching import plan_batches
+        from spicerack.gradients.batch_size import BatchSize
 
-        tokens_per_batch = self._tokens_per_batch(None)
         lengths = np.where(self.survey.trained_tokens > 0, self.survey.tokens, 0)
-        plan = plan_batches(lengths, tokens_per_batch)
+        plan = plan_batches(lengths, BatchSize(self).tokens)
         places = np.unique(np.linspace(0, len(plan) - 1, num=min(count, len(plan))).round().astype(int))
-        return [[self._encode_row(int(i)) for i in plan[place]] for place in places], tokens_per_batch
+        return [[self._encode_row(int(i)) for i in plan[place]] for place in places]
 
-    def batch(self, capture: GradientCapture, samples: list[Encoded], tokens_per_batch: int) -> BatchGradients:
-        """Gradients of one batch.
-
-        Raises:
-            ConfigurationError: the device is out of memory.
-        """
-        import torch
-
+    def runner(self, capture: GradientCapture) -> Backoff:
+        """What takes the gradients of a batch, in parts where it does not fit."""
         from spicerack.data.batching import collate
+        from spicerack.gradients.backoff import Backoff
         from spicerack.gradients.batch import batch_gradients
 
-        batch = collate(samples).to(self.loaded.device)
-        try:
-            return batch_gradients(capture, batch, self.config.reduction)
-        except torch.OutOfMemoryError as error:
-            shape = tuple(batch.input_ids.shape)
-            raise ConfigurationError(
-                f"out of memory at a batch of {shape[0]} x {shape[1]} tokens; "
-                f"set tokens_per_batch below {tokens_per_batch}"
-            ) from error
+        device, reduction = self.loaded.device, self.config.reduction
+
+        def run(samples: Sequence[Encoded]) -> BatchGradients:
+            return batch_gradients(capture, collate(samples).to(device), reduction)
+
+        return Backoff(run, device=device, say=self.choices.append)

@@ -52,12 +52,13 @@ def estimate(planned: GradientPass | CheckpointPasses, *, batches: int = 3) -> E
     """
     checkpoints = planned.count
     planned = planned.current
-    chosen, tokens_per_batch = planned.sample_batches(batches)
+    chosen = planned.sample_batches(batches)
     with planned.capture() as capture:
-        planned.batch(capture, chosen[-1], tokens_per_batch)
+        runner = planned.runner(capture)
+        runner.run_with_backoff(chosen[-1])
         tokens, started = 0, time.perf_counter()
         for samples in chosen:
-            planned.batch(capture, samples, tokens_per_batch)
+            runner.run_with_backoff(samples)
             tokens += sum(len(sample.input_ids) for sample in samples)
         seconds = time.perf_counter() - started
     total = int(planned.survey.tokens[planned.survey.trained_tokens > 0].sum())

@@ -52,6 +52,11 @@ class Lengths:
         """Of all samples."""
         return int(self.tokens.max())
 
+    @property
+    def shortest(self) -> int:
+        """Of all samples."""
+        return int(self.tokens.min())
+
     def real_share(self, tokens_per_batch: int) -> float:
         """Share of the tokens that are no pads, in batches of this size."""
         starts = np.arange(0, len(self.tokens), self.shard_rows)
@@ -73,8 +78,10 @@ def choose_tokens_per_batch(
     default: int,
     question: Mapping[str, Any],
     remembered: Remembered | None,
-) -> tuple[int, list[Choice]]:
-    """The size of a batch in tokens, pads counted, and what there is to say about it.
+) -> tuple[Answer | None, list[Choice]]:
+    """The size of a batch in tokens, pads counted, and what there is to say about it; None for the default.
+
+    A small pool has the default whatever was found for larger ones: its bytes are the same on every machine of a kind.
 
     Args:
         run: differentiates a batch of some shape.
@@ -87,42 +94,53 @@ def choose_tokens_per_batch(
     Raises:
         ConfigurationError: the longest sample alone does not fit.
     """
-    choices: list[Choice] = []
-    if remembered is not None:
-        answer, trouble = remembered.get(question)
-        choices += [trouble] if trouble else []
-        if answer is not None and answer.longest >= lengths.longest:
-            reason = f"remembered in {remembered.path}: {answer.reason}"
-            return answer.tokens_per_batch, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), reason)]
-    answer = find_tokens_per_batch(run, meter, lengths)
-    if answer is None:
+    if not pays(lengths):
         reason = f"default; the pool's {int(lengths.tokens.sum()):,} tokens are too few for a probe to pay"
-        return default, [*choices, Choice("tokens_per_batch", str(default), reason)]
+        return None, [Choice("tokens_per_batch", str(default), reason)]
+    answer, trouble = remembered.get(question, lengths.longest) if remembered else (None, None)
+    choices = [trouble] if trouble else []
+    if answer is not None and remembered is not None:
+        reason = f"remembered in {remembered.path}: {answer.reason}"
+        return answer, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), reason)]
+    answer = find_tokens_per_batch(run, meter, lengths)
     if remembered is not None and (trouble := remembered.put(question, answer)):
         choices.append(trouble)
-    return answer.tokens_per_batch, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), answer.reason)]
+    return answer, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), answer.reason)]
 
 
-def find_tokens_per_batch(run: RunShape, meter: Meter, lengths: Lengths) -> Answer | None:
-    """Probe memory, then time sizes up to what it holds; None where the pool is too small for that to pay.
+def pays(lengths: Lengths) -> bool:
+    """Whether a pool is so large that finding the size costs a small share of its pass."""
+    budget = PROBE_SHARE * float(lengths.tokens.sum())
+    return _memory_probe(lengths) + 2 * FIRST_TOKENS <= budget
+
+
+def _memory_probe(lengths: Lengths) -> int:
+    """Tokens that the probe of memory takes: one and two batches of the longest sample, and of short ones."""
+    return 3 * lengths.longest + 3 * _many(lengths) * lengths.shortest
+
+
+def _many(lengths: Lengths) -> int:
+    """Short samples with as many tokens as one long one."""
+    return max(1, lengths.longest // lengths.shortest)
+
+
+def find_tokens_per_batch(run: RunShape, meter: Meter, lengths: Lengths) -> Answer:
+    """Probe memory, then time sizes up to what it holds.
 
     Raises:
         ConfigurationError: the longest sample alone does not fit.
     """
-    budget = PROBE_SHARE * float(lengths.tokens.sum())
-    longest, shortest = lengths.longest, int(lengths.tokens.min())
-    many = max(1, longest // shortest)  # short samples with as many tokens as one long one
-    if 3 * longest + 3 * many * shortest + 2 * FIRST_TOKENS > budget:
-        return None
+    longest, shortest, many = lengths.longest, lengths.shortest, _many(lengths)
     free = meter.free()
     held = min(_fitting(run, meter, 1, longest, free), _fitting(run, meter, many, shortest, free))
     memory = f"{MEMORY_SHARE:.0%} of {free / 2**30:.1f} GB free memory holds {held:,} tokens"
     most = min(max(held, longest), lengths.shard_rows * longest)  # a sample is never cut, a shard is a batch at most
-    best = _fastest(run, meter, lengths, most, budget - 3 * longest - 3 * many * shortest)
+    budget = PROBE_SHARE * float(lengths.tokens.sum()) - _memory_probe(lengths)
+    best = _fastest(run, meter, lengths, most, budget)
     if best is None:
         return Answer(most, longest, memory)
     tokens, rate = min(best[0], most), best[1]
-    return Answer(tokens, longest, f"{rate:,.0f} real tokens/s, no larger size tried gave {KNEE:.0%} more; {memory}")
+    return Answer(tokens, longest, f"{rate:,.0f} real tokens/s, no size tried gave {KNEE:.0%} more; {memory}")
 
 
 def _fitting(run: RunShape, meter: Meter, samples: int, length: int, free: int) -> int:
@@ -145,22 +163,27 @@ def _fitting(run: RunShape, meter: Meter, samples: int, length: int, free: int) 
 
 
 def _fastest(run: RunShape, meter: Meter, lengths: Lengths, most: int, budget: float) -> tuple[int, float] | None:
-    """The size from which no doubling gains `KNEE`, and its real tokens a second; None where none could be timed."""
+    """The smallest size within `KNEE` of the fastest tried, and its real tokens a second; None if none could be timed.
+
+    Doubling ends when two sizes in turn were no faster than one before them: one alone may have met a busy machine.
+    """
     median = int(np.median(lengths.tokens))
-    best: tuple[int, float] | None = None
+    tried: list[tuple[int, float]] = []
     for samples in _doubling(max(1, FIRST_TOKENS // median)):
         tokens = samples * median
         budget -= 2 * tokens
-        if (tokens > most or budget < 0) and best is not None:
+        if (tokens > most or budget < 0) and tried:
             break
         runs = [_try(run, meter, samples, median) for _ in range(2)]  # the first of a shape sets things up
         if runs[0] is None or runs[1] is None:
             break
-        rate = tokens / min(runs[0].seconds, runs[1].seconds) * lengths.real_share(tokens)
-        if best is not None and rate < best[1] * (1 + KNEE):
+        tried.append((tokens, tokens / min(runs[0].seconds, runs[1].seconds) * lengths.real_share(tokens)))
+        if max(rate for _, rate in tried[-2:]) < (1 + KNEE) * max((rate for _, rate in tried[:-2]), default=0.0):
             break
-        best = tokens, rate
-    return best
+    if not tried:
+        return None
+    enough = max(rate for _, rate in tried) / (1 + KNEE)
+    return next((tokens, rate) for tokens, rate in tried if rate >= enough)
 
 
 def _doubling(first: int) -> Iterator[int]:

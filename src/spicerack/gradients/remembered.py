@@ -18,12 +18,15 @@ from spicerack.config import Choice
 from spicerack.errors import OutputError
 from spicerack.store.files import write_json
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found: tokens of a batch, the longest sample that it was found for, and why it is that many."""
+    """What was found: tokens of a batch, the longest sample that it was found for, and why it is that many.
+
+    An answer holds for every pool whose samples are no longer.
+    """
 
     tokens_per_batch: int
     longest: int
@@ -37,26 +40,32 @@ def cache_path() -> Path:
 
 
 class Remembered:
-    """The answers in the cache file. Both methods give a Choice where something is wrong with it, else None."""
+    """The answers in the cache file. Both methods give a Choice where something is wrong with it, else None.
+
+    A question keeps its answers for shorter samples when one for longer ones is found, and `get` takes the one for the
+    shortest that holds: a pool's answer stays what it was, so that the same pass gives the same bytes again.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         """Use a file, by default the user's."""
         self.path = path or cache_path()
 
-    def get(self, question: Mapping[str, Any]) -> tuple[Answer | None, Choice | None]:
+    def get(self, question: Mapping[str, Any], longest: int) -> tuple[Answer | None, Choice | None]:
         """The answer to a question, if it was asked before.
 
         Args:
             question: all that the answer depends on, as JSON: model, dtype, device, tracked parameters, dimension.
+            longest: tokens of the longest sample.
         """
         answers, trouble = self._read()
-        return answers.get(_key(question)), trouble
+        return next((answer for answer in answers.get(_key(question), []) if answer.longest >= longest), None), trouble
 
     def put(self, question: Mapping[str, Any], answer: Answer) -> Choice | None:
-        """Keep an answer; of two processes that write at once, the last one's stays."""
+        """Keep an answer; of two for equally long samples, and of two processes that write at once, the last stays."""
         answers, _ = self._read()
-        answers[_key(question)] = answer
-        value = {"version": VERSION, "answers": {key: asdict(kept) for key, kept in answers.items()}}
+        others = [kept for kept in answers.get(_key(question), []) if kept.longest != answer.longest]
+        answers[_key(question)] = sorted([*others, answer], key=lambda kept: kept.longest)
+        value = {"version": VERSION, "answers": {key: [*map(asdict, kept)] for key, kept in answers.items()}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, value)
@@ -64,12 +73,12 @@ class Remembered:
             return Choice("batch_cache", "not written", f"{error}; the batch size will be looked for again")
         return None
 
-    def _read(self) -> tuple[dict[str, Answer], Choice | None]:
+    def _read(self) -> tuple[dict[str, list[Answer]], Choice | None]:
         try:
             value = json.loads(self.path.read_text(encoding="utf-8"))
             if value["version"] != VERSION:
                 return {}, None  # of another release: written anew
-            return {key: _answer(**kept) for key, kept in value["answers"].items()}, None
+            return {key: [_answer(**one) for one in kept] for key, kept in value["answers"].items()}, None
         except FileNotFoundError:
             return {}, None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,11 +242,13 @@ def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     """
     from peft import PeftModel
 
-    folder = Path(adapter)
+    folder, renamed = Path(adapter), "`is_gradient_checkpointing` is deprecated"  # peft asks for it
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} has no adapter_model.safetensors; save the adapter with save_pretrained")
     try:
-        adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
+            adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"cannot load the adapter {adapter!r}: {_first_line(error)}") from error
     return adapted

@@ -1,0 +1,69 @@
+"""What a planned pass is: the settings that fix its store, and what was decided for the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spicerack.config import Choice
+
+if TYPE_CHECKING:
+    from spicerack.gradients.collect import GradientPass
+
+GRADIENT_VERSION = 1  # raised when the same settings would give other numbers
+
+
+def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
+    """What the store is made with; a store made with anything else is refused."""
+    loaded, config, pool = planned.loaded, planned.config, planned.pool
+    settings = {
+        "gradient_version": GRADIENT_VERSION,
+        "model": f"{Path(loaded.name).name} (weights {loaded.fingerprint()[:16]})",
+        "dtype": loaded.dtype,
+        "attn_implementation": getattr(loaded.model.config, "_attn_implementation", None) or "default",
+        "parameters": config.parameters,
+        "tracked": [p.name for p in planned.parameters],
+        "projection": planned.projection.settings(),
+        "reduction": config.reduction,
+        "gradient_norm": config.gradient_norm,
+        "label_rule": planned.labeler.rule_hash(),
+        "pool": f"{pool.source.name} (content {pool.fingerprint()[:16]})",
+        "format": pool.format,
+        "rows": len(pool),
+        "tokens_per_batch": tokens_per_batch,
+        "shard_rows": config.shard_rows,
+        "storage_dtype": config.storage_dtype,
+    }
+    if state := planned.optimizer:
+        settings["optimizer_state"] = f"{state.kind} after {state.step} steps ({state.fingerprint()[:16]})"
+        if state.kind == "adam":
+            settings["adam_eps"] = config.adam_eps
+    return settings
+
+
+def choices_of(planned: GradientPass, attention: Choice | None) -> list[Choice]:
+    """Everything decided before the pass; `attention` where that was too."""
+    pool = planned.pool
+    found = Choice("format", pool.format, pool.detection_reason)
+    choices = [found, *planned.loaded.choices, *([attention] if attention else []), *_of_the_projection(planned)]
+    if planned.optimizer is not None and planned.config.adam_rows is None:
+        state = planned.optimizer
+        reason = f"{state.path} is there, after {state.step} steps; --no-adam-rows leaves them out"
+        choices.append(Choice("adam_rows", f"array {state.kind!r}", reason))
+    return choices
+
+
+def _of_the_projection(planned: GradientPass) -> list[Choice]:
+    config, projection = planned.config, planned.projection
+    exact = sum(p.size for p in planned.parameters)
+    choices = [Choice("parameters", config.parameters, f"{len(planned.parameters)} weights, {exact:,} parameters")]
+    if config.sketch is None and config.dimension is not None:
+        reason = f"{projection.columns:,} sketch columns for {projection.dimension:,} final ones"
+        choices.append(Choice("sketch", str(projection.sketch), reason))
+    if config.layout == "blocks":
+        reason = "layout=blocks keeps every column of the sketch"
+        choices.append(Choice("dimension", str(projection.dimension), reason))
+    elif config.dimension is not None and projection.dimension < config.dimension:
+        reason = f"the tracked weights' sketch has no more columns; {config.dimension} was asked for"
+        choices.append(Choice("dimension", str(projection.dimension), reason))
+    return choices
