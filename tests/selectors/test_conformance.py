@@ -44,6 +44,11 @@ CASES = [
     ("spice", {"fisher": "adafisher-code"}, None),
     ("spice", {"objective": "transductive"}, None),
     ("spice", {"objective": "transductive", "rows": "unit"}, TARGET),
+    ("tsds", {}, TARGET),
+    ("tsds", {"draw": "top", "center": False, "neighbors": 7}, TARGET),
+    ("unimax", {}, None),
+    ("unimax", {"graph": "knn", "features": "gradients"}, None),
+    ("unimax", {"objective": "uncertainty"}, None),
 ]
 
 

@@ -16,7 +16,7 @@ from spicerack.errors import ConfigurationError
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix
 
 EXHAUSTED = 1e-10
-"""A d^2 that has fallen to this share of what it was is rounding: it counts as 0, and the determinant with the row too."""
+"""A d^2 that has fallen to this share of what it was is rounding, and counts as 0."""
 
 
 class Residuals(Protocol):
@@ -138,8 +138,8 @@ class GaussianResiduals:
         needed = 2 * self._factor.nbytes
         if needed > self._memory:
             raise ConfigurationError(
-                f"the rbf kernel keeps a number for every pick and row, {needed / 2**30:.1f} GB after {self._size} picks; "
-                f"{self._memory / 2**30:.1f} GB may be used: use kernel='cosine', a smaller budget, or memory_gb"
+                f"the rbf kernel keeps a number for every pick and row, {needed / 2**30:.1f} GB after {self._size} "
+                f"picks; {self._memory / 2**30:.1f} GB may be used: use kernel='cosine', a smaller budget, or memory_gb"
             )
         self._factor = np.vstack([self._factor, np.empty_like(self._factor)])
 

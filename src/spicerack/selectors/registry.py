@@ -32,6 +32,8 @@ BUILT_IN = {
     "rds": "spicerack.selectors.rds:RDS",
     "selectit": "spicerack.selectors.selectit:SELECTIT",
     "spice": "spicerack.selectors.spice:SPICE",
+    "tsds": "spicerack.selectors.tsds:TSDS",
+    "unimax": "spicerack.selectors.unimax:UNIMAX",
 }
 
 
