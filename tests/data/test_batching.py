@@ -1,6 +1,9 @@
 """Every row stands in exactly one batch, within the budget, and pads are never told by their id."""
 
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +21,42 @@ def test_a_plan_covers_each_row_once_within_the_budget(lengths, budget):
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
 
 
-def test_batches_of_similar_length_waste_little():
-    lengths = np.random.default_rng(0).lognormal(4.5, 0.7, 2000).astype(int) + 1
-    plan = plan_batches(lengths, 2048)
-    padded = sum(len(batch) * lengths[batch].max() for batch in plan)
+def cost(lengths, batches, budget):
+    return sum(64 * len(batch) * max(lengths[i] for i in batch) + budget for batch in batches)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 200))
+def test_no_cut_of_the_sorted_rows_costs_less(lengths, budget):
+    rows = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    cuts = itertools.product([False, True], repeat=len(rows) - 1)
+    least = min(cost(lengths, batches, budget) for batches in map(_split(rows), cuts) if fits(lengths, batches, budget))
+    assert cost(lengths, plan_batches(np.array(lengths), budget), budget) == least
+
+
+def _split(rows):
+    def at(cuts):
+        places = [0, *(place for place, cut in enumerate(cuts, 1) if cut), len(rows)]
+        return [rows[start:stop] for start, stop in itertools.pairwise(places)]
+
+    return at
+
+
+def fits(lengths, batches, budget):
+    return all(len(batch) == 1 or len(batch) * lengths[batch[-1]] <= budget for batch in batches)
+
+
+@pytest.mark.parametrize("rows", [128, 1024])
+@pytest.mark.parametrize("spread", [0.3, 0.6, 0.9])
+def test_pads_are_less_than_three_in_a_hundred_on_mixed_lengths(rows, spread):
+    lengths = np.random.default_rng(0).lognormal(4.6, spread, 8 * 1024).astype(int).clip(8, 2048)
+    padded = batches = 0
+    for start in range(0, len(lengths), rows):
+        shard = lengths[start : start + rows]
+        plan = plan_batches(shard, 2048)
+        padded += sum(len(batch) * shard[batch].max() for batch in plan)
+        batches += len(plan)
     assert 1 - lengths.sum() / padded < 0.03
+    assert lengths.sum() / batches > 500  # and batches are no splinters
 
 
 def test_padding_is_masked_and_carries_no_loss():

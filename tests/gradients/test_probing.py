@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spicerack.data.batching import collate
+from spicerack.data.batching import collate, plan_batches
 from spicerack.errors import ConfigurationError
 from spicerack.gradients import meter as meters
 from spicerack.gradients.backoff import Backoff
@@ -91,15 +91,9 @@ def test_pads_count_against_large_batches():
 @pytest.mark.parametrize("tokens_per_batch", [1, 100, 5000])
 def test_the_real_share_is_that_of_the_plan(shard_rows, tokens_per_batch):
     tokens = np.random.default_rng(0).integers(2, 90, 50)
-    real = padded = 0
-    for start in range(0, 50, shard_rows):
-        left = sorted(tokens[start : start + shard_rows])
-        while left:
-            count = 1
-            while count < len(left) and (count + 1) * left[count] <= tokens_per_batch:
-                count += 1
-            real, padded, left = real + sum(left[:count]), padded + count * left[count - 1], left[count:]
-    assert Lengths(tokens, shard_rows).real_share(tokens_per_batch) == pytest.approx(real / padded)
+    shards = [tokens[start : start + shard_rows] for start in range(0, 50, shard_rows)]
+    padded = sum(len(b) * max(shard[b]) for shard in shards for b in plan_batches(shard, tokens_per_batch))
+    assert Lengths(tokens, shard_rows).real_share(tokens_per_batch) == pytest.approx(tokens.sum() / padded)
 
 
 def test_many_short_samples_bound_the_batch_where_each_of_them_takes_memory():

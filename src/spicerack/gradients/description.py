@@ -10,7 +10,7 @@ from spicerack.config import Choice
 if TYPE_CHECKING:
     from spicerack.gradients.collect import GradientPass
 
-GRADIENT_VERSION = 1  # raised when the same settings would give other numbers
+GRADIENT_VERSION = 2  # raised when the same settings would give other numbers
 
 
 def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
