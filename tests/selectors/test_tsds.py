@@ -83,7 +83,9 @@ def test_draws_follow_the_seed_and_the_mass(pool, target):
 
 def test_the_largest_mass_can_be_taken_instead(pool, target):
     selection = select(pool, "tsds", 15, target, draw="top", seed=5)
-    np.testing.assert_array_equal(selection.indices, np.argsort(-selection.scores, kind="stable")[:15])
+    assert (np.diff(selection.trace["score"]) <= 1e-12).all()
+    assert selection.trace["score"].min() >= np.delete(selection.scores, selection.indices).max() - 1e-12
+    np.testing.assert_array_equal(selection.indices, select(pool, "tsds", 15, target, draw="top", seed=6).indices)
 
 
 def test_a_budget_beyond_the_mass_goes_on_with_the_nearest_and_says_so(pool, target):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from spicerack.information.contents import deal
-from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
 from spicerack.information.neighbors import best_products, nearest
 from spicerack.information.transport import densities, mass_of_rows, transport
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
@@ -25,6 +25,7 @@ from spicerack.selectors.preparing import read_array
 from spicerack.selectors.ranking import TRACE_DTYPE, narrowed
 
 ARRAY = "embedding"
+DECIMALS = 5
 
 
 class TsdsOptions(MethodOptions):
@@ -62,10 +63,8 @@ class Tsds:
         mass, size = _masses(X, goal, options)
         scores = np.full(rows.n, np.nan)
         scores[usable] = mass
-        keys = np.full(rows.n, -np.inf)
-        keys[usable] = _keys(X, goal, mass, problem.seed if options.draw == "sample" else None)
-        order = np.argsort(-keys, kind="stable")
-        indices = narrowed(problem, usable).room().take_in_order(order[usable[order]])
+        order = _order(X, goal, mass, problem.seed if options.draw == "sample" else None)
+        indices = narrowed(problem, usable).room().take_in_order(np.flatnonzero(usable)[order])
         without = int(np.count_nonzero(scores[indices] == 0.0))
         if without:
             reason = "picks that the target sends no mass to: the budget reaches beyond what it spreads over"
@@ -98,18 +97,15 @@ def _masses(
     return mass_of_rows(mass, neighbors, len(X)), size
 
 
-def _keys(X: npt.NDArray[np.float32], goal: npt.NDArray[np.float32], mass: FloatArray, seed: int | None) -> FloatArray:
-    """Numbers by which to pick, the largest first, (u,).
+def _order(X: npt.NDArray[np.float32], goal: npt.NDArray[np.float32], mass: FloatArray, seed: int | None) -> IntArray:
+    """Rows in the order in which they are picked, (u,).
 
-    The largest of `log mass + Gumbel noise` are a draw without replacement. Rows without mass lie below, by cosine.
+    The largest of `log mass + Gumbel noise` are a draw without replacement. Without a seed the largest mass comes
+    first; equal masses, and rows without any, go by cosine to the target.
     """
-    with np.errstate(divide="ignore"):
-        keys = np.log(mass)
+    nearness = np.round(best_products(X, goal), DECIMALS)  # what float32 can tell apart
+    keys = np.round(mass * mass.size, 3 * DECIMALS)
     if seed is not None:
-        draws = np.random.Generator(np.random.PCG64(seed)).gumbel(size=mass.size)
-        keys = keys + deal(RowMatrix(X), draws)
-    without = mass == 0.0
-    if without.any():
-        lowest = float(keys[~without].min())
-        keys[without] = lowest - 3.0 + best_products(X[without], goal)
-    return keys
+        noise = deal(RowMatrix(X), np.random.Generator(np.random.PCG64(seed)).gumbel(size=mass.size))
+        keys = np.where(mass > 0.0, np.exp(noise) * mass, 0.0)
+    return np.lexsort((np.arange(mass.size), -nearness, -keys))
