@@ -11,6 +11,12 @@ from spicerack.errors import ConfigurationError, DataError, StoreMismatchError
 from spicerack.pipeline import select_from_store
 
 
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch):
+    """What the machine can do is measured at each pass, a third of a second."""
+    monkeypatch.setattr("spicerack.gradients.collect.measure_peak", lambda *_: 1e9)
+
+
 def rows_of(names, capability=None):
     rows = [{"instruction": f"say {i}", "output": f"{i * 7919 % 1000} is {i}"} for i in names]
     for row, label in zip(rows, capability or [], strict=bool(capability)):
@@ -81,6 +87,49 @@ def test_targets_follow_the_pool_through_its_layout(section, tmp_path):
     assert findings["blocks_in_all"] > len(findings["blocks"]) > 0
     assert findings["pilot"]["rows"] == 40
     assert len(findings["coverage"]["target_rows"]) == 2
+
+
+def warm_up(folder):
+    """Adapters and Adam's moments of two epochs, as `spicerack warmup` leaves them."""
+    import peft
+    import torch
+
+    from spicerack.testing import random_samples, tiny_model
+    from spicerack.training.moments import write_moments
+
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(tiny_model(vocab_size=300), lora)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    entries = []
+    for epoch, weight in ((1, 0.7), (2, 0.3)):
+        ids = torch.from_numpy(random_samples([9], vocab_size=300, seed=epoch)[0].input_ids).long()[None]
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.save_pretrained(folder / f"checkpoint-{epoch}")
+        write_moments(folder / f"checkpoint-{epoch}" / "adam.safetensors", model, optimizer)
+        entry = {"name": f"epoch-{epoch}", "folder": f"checkpoint-{epoch}", "weight": weight}
+        entries.append(entry | {"mean_learning_rate": 1.0, "loss": 1.0})
+    (folder / "warmup.json").write_text(json.dumps({"checkpoints": entries, "model": {"name": "base"}}))
+    return folder
+
+
+def test_less_as_published_takes_pool_and_target_at_every_checkpoint(section, tmp_path):
+    warmed = {"checkpoints": str(warm_up(tmp_path)), "parameters": "lora", "sketch": 4, "dimension": 48}
+    target = write(tmp_path / "dev.jsonl", rows_of([13, 29]))
+    run = spicerack.run(section(gradients=warmed, target={"one": target}, budget=40))
+    assert run.selection.manifest["options"]["pool_rows"] == "adam"
+    taken = spicerack.GradientStore.open(run.output_dir / "targets" / "one")
+    assert [c.name for c in taken.checkpoints] == ["epoch-1", "epoch-2"]
+    assert list(taken.arrays) == ["gradient"]
+    expected = np.zeros(40)
+    for ours, theirs in zip(run.store.checkpoints, taken.checkpoints, strict=True):
+        G, V = ours.store.matrix("unit", array="adam"), theirs.store.matrix("unit")
+        np.testing.assert_array_equal(V, ours.store.matrix("unit")[[13, 29]])
+        expected += ours.weight * (G @ V.T).mean(axis=1)
+    np.testing.assert_allclose(run.selection.scores, expected, atol=2e-3)  # stored in half precision
+    np.testing.assert_array_equal(spicerack.run(run.files["config.yaml"]).selection.indices, run.selection.indices)
 
 
 def test_quotas_and_fixed_rows_repeat_with_the_configuration(section, tmp_path):

@@ -139,7 +139,7 @@ def _take(target: Target, gradient_pass: GradientPass | CheckpointPasses, folder
     from spicerack.gradients.collect import GradientPass
 
     assert target.pool is not None
-    config = gradient_pass.config.model_copy(update={"adam_rows": False})
+    config = gradient_pass.resolved.model_copy(update={"adam_rows": False})
     labeler, progress = gradient_pass.labeler, gradient_pass.progress
     planned: GradientPass | CheckpointPasses
     if isinstance(gradient_pass, CheckpointPasses):
