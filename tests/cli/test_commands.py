@@ -74,9 +74,17 @@ def test_plan_prints_cost_and_reasons(tiny_pool, model):
 
 
 def test_methods_lists_what_each_needs():
-    done = spicerack("methods")
-    for part in ("spice", "random", "--penalty"):
+    done = spicerack("methods", env={**os.environ, "COLUMNS": "200"})
+    for part in ("spice", "random", "column ifd", "required", "one forward pass", "arXiv 2410.11303"):
         assert part in done.stdout
+
+
+def test_methods_prints_the_options_of_one():
+    done = spicerack("methods", "k_center")
+    for part in ("reads", "one gradient pass", "--rows-from", "gradients | embeddings", "(default: unit)"):
+        assert part in done.stdout
+    assert "it has no options" in spicerack("methods", "random").stdout
+    assert "did you mean 'k_center'" in spicerack("methods", "kcenter", check=2).stderr
 
 
 @pytest.mark.parametrize(

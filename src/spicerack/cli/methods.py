@@ -1,8 +1,16 @@
-"""`spicerack methods`: what can be selected by, and what each method needs."""
+"""`spicerack methods`: what can be selected by, what each method needs and costs, and its options."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from spicerack.selectors.base import Needs
+    from spicerack.selectors.registry import MethodInfo
 
 
 def register(app: typer.Typer) -> None:
@@ -10,22 +18,69 @@ def register(app: typer.Typer) -> None:
     app.command("methods")(methods)
 
 
-def methods() -> None:
-    """List the selection methods, what each needs, and its options."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method: print its options too.")] = None,
+) -> None:
+    """List the selection methods: what each reads, its target, what that costs, its paper. With a name, its options."""
     import spicerack
+    from spicerack.selectors.registry import get_selector
+
+    if name is not None:
+        get_selector(name)  # an unknown name is refused with the nearest
+    known = {method.name: method for method in spicerack.methods()}
+    if name is not None:
+        _print_method(known[name])
+    else:
+        _print_table(list(known.values()))
+
+
+def _print_table(known: list[MethodInfo]) -> None:
     from spicerack.cli.console import console, make_table
 
-    table = make_table("selection methods", "method", "what it does", "target", "source")
+    table = make_table("what each method needs", "method", "reads", "target", "cost", "source")
     for column in table.columns:
-        column.justify = "left"
-    known = spicerack.methods()
+        column.justify, column.overflow = "left", "fold"
     for method in known:
-        table.add_row(method.name, method.summary, method.needs.target, method.paper or "-")
+        needs = method.needs
+        table.add_row(method.name, _reads(needs), needs.target, needs.cost, method.paper or "-")
     console.print(table)
+    console.print("what each picks", style="bold")
     for method in known:
-        fields = method.options.model_fields
-        if fields:
-            console.print(f"\n[bold]options of {method.name}[/bold]")
-        for name, field in fields.items():
-            flag = "--" + name.replace("_", "-")
-            console.print(f"  {flag:<14} {field.description} (default: {field.default})", markup=False)
+        console.print(f"  {method.name:<10} {method.summary}", markup=False)
+    console.print("options of a method: spicerack methods NAME", markup=False)
+
+
+def _print_method(method: MethodInfo) -> None:
+    from spicerack.cli.console import console
+
+    needs = method.needs
+    console.print(f"{method.name}: {method.summary}", style="bold", markup=False)
+    subtasks = ", subtasks by its groups" if needs.target_groups else ""
+    for what, value in (
+        ("source", method.paper or "-"),
+        ("reads", _reads(needs)),
+        ("target", needs.target + subtasks),
+        ("checkpoints", needs.checkpoints),
+        ("cost", needs.cost),
+    ):
+        console.print(f"  {what:<12} {value}", markup=False)
+    fields = method.options.model_fields
+    console.print("options" if fields else "it has no options", style="bold")
+    for option, field in fields.items():
+        flag = "--" + option.replace("_", "-")
+        console.print(f"  {flag:<22} {_described(field)}", markup=False)
+
+
+def _described(field: FieldInfo) -> str:
+    from spicerack.cli.options import literals
+
+    choices = " | ".join(literals(field.annotation))
+    default = "none" if field.default in (None, ()) else field.default
+    shown = f"[{choices}] " if choices else ""
+    return f"{shown}{field.description} (default: {default})"
+
+
+def _reads(needs: Needs) -> str:
+    """Arrays and columns, or that it reads nothing but the number of rows."""
+    arrays = [{"gradient": "gradients"}.get(name, name) for name in needs.arrays]
+    return ", ".join([*arrays, *(f"column {name}" for name in needs.columns)]) or "nothing"

@@ -72,7 +72,7 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
     if kind is bool:
         flags = [f"{flag}/--no-{flag[2:]}"]
     shown = "" if field.default in (None, []) else f"(default: {field.default})"
-    choices = " | ".join(_literals(field.annotation))
+    choices = " | ".join(literals(field.annotation))
     described = ": ".join(part for part in (field.description, choices) if part)
     text = " ".join(part for part in (described, shown) if part)
     option = typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False)
@@ -99,7 +99,8 @@ def _plain_type(annotation: Any) -> type:
     return annotation if annotation in (int, float, bool) else str
 
 
-def _literals(annotation: Any) -> list[str]:
+def literals(annotation: Any) -> list[str]:
+    """What a field may be, where it is one of a few words."""
     return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
