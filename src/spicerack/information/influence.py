@@ -40,12 +40,11 @@ def products(blocks: Iterable[Block], columns: npt.NDArray[Any]) -> Iterator[Blo
         if padded is None:
             padded = np.zeros((-(-len(rows) // MULTIPLE) * MULTIPLE, rows.shape[1]), dtype=rows.dtype)
         columns = columns.astype(rows.dtype, copy=False)
-        if len(rows) == len(padded):
-            yield part, columns @ rows.T
-            continue
-        padded[: len(rows)] = rows
-        padded[len(rows) :] = 0.0
-        yield part, (columns @ padded.T)[:, : len(rows)]
+        if len(rows) < len(padded):
+            padded[: len(rows)] = rows
+            padded[len(rows) :] = 0.0
+        whole = rows if len(rows) == len(padded) else padded
+        yield part, (whole @ columns.T)[: len(rows)].T  # rows first: with few columns the other order is much slower
 
 
 def add_products(A: npt.NDArray[Any], blocks: Iterable[Block], columns: npt.NDArray[Any]) -> None:
