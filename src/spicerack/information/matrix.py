@@ -26,6 +26,9 @@ WorkingAt = Callable[[IntArray | slice], npt.NDArray[Any]]
 BLOCK_BYTES = 32 << 20
 """Size of a float64 block when all rows are streamed: large enough for a matrix product, small beside any pool."""
 
+STREAM_BYTES = 8 << 20
+"""Size of a block of working rows read for a pass: it is still in the cache when it is multiplied."""
+
 TORCH_ABOVE = 1 << 22
 """Entries of a matrix from which torch multiplies it: below, its import is not worth it."""
 
@@ -90,11 +93,11 @@ class RowMatrix:
 
     def working_blocks(self) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         """All working rows, a block at a time, in order; the next block is read while one is used."""
-        parts = self._parts(BLOCK_BYTES // (8 * self.k))
         if self._G is not None:
-            for part in parts:
+            for part in self._parts(BLOCK_BYTES // (8 * self.k)):
                 yield part, self._G[part]
             return
+        parts = self._parts(STREAM_BYTES // (4 * self.k))
         with ThreadPoolExecutor(1, "read-ahead") as reader:
             part = next(parts)
             ahead = reader.submit(self.working_at, part)
@@ -146,19 +149,22 @@ class RowMatrix:
                 np.multiply(_times(self._G, columns, self._tensor), scale, out=out)
             else:
                 for part, rows in self.blocks() if self._wide else self.working_blocks():
-                    np.multiply(_times(rows, columns), scale, out=out[:, part])
+                    np.multiply(_times(rows, columns, self._as_tensor(rows)), scale, out=out[:, part])
         return out[0] if v.ndim == 1 else out.T
 
     @cached_property
     def _tensor(self) -> Any:
-        """The working copy as torch sees it, or None where it is too small to need it."""
-        if self._G is None or self._G.size < TORCH_ABOVE:
+        return self._as_tensor(self._G)
+
+    def _as_tensor(self, rows: npt.NDArray[Any] | None) -> Any:
+        """Rows as torch sees them, or None where the whole matrix is too small to need it."""
+        if rows is None or self.n * self.k < TORCH_ABOVE:
             return None
         import torch
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a read-only array: nothing here writes
-            return torch.from_numpy(self._G)
+            return torch.from_numpy(rows)
 
     def chunks(self, rows: IntArray, size: int) -> Iterator[tuple[IntArray, npt.NDArray[Any]]]:
         """Rows in the precision of the passes, `size` at a time, with their numbers; read ahead from a store."""
@@ -200,20 +206,29 @@ class RowMatrix:
         return self._copies[rows]
 
 
-def _times(X: npt.NDArray[Any], columns: FloatArray, tensor: Any = None) -> npt.NDArray[Any]:
-    """`columns X^T`, (c, r), in the precision of X.
+def _times(X: npt.NDArray[Any], columns: FloatArray, tensor: Any) -> npt.NDArray[Any]:
+    """`columns X^T`, (c, r), in the precision of X; `tensor` is X for torch, or None.
 
-    Few columns go through torch, at least two of them: as a matrix product they run at the speed of memory, on all
+    A few columns go through torch, at least two of them: as a matrix product they run at the speed of memory, on all
     cores, where one alone, or numpy, was measured at a third of it.
     """
     narrow = columns.astype(X.dtype)
-    if X.size < TORCH_ABOVE:
+    if tensor is None:
         return np.asarray(narrow @ X.T)
     import torch
 
     pair = torch.from_numpy(narrow if len(narrow) > 1 else np.repeat(narrow, 2, axis=0))
-    product = torch.mm(torch.from_numpy(X) if tensor is None else tensor, pair.T)
-    return np.asarray(product.numpy().T[: len(narrow)])
+    return np.asarray(torch.mm(tensor, pair.T).numpy().T[: len(narrow)])
+
+
+def row_energies(X: FloatArray, Z: FloatArray) -> FloatArray:
+    """`|Z^T x_i|^2` of the rows of X, (r,), without holding `X Z`."""
+    out = np.empty(len(X))
+    step = max(1, BLOCK_BYTES // (8 * max(1, Z.shape[1])))
+    for start in range(0, len(X), step):
+        XZ = X[start : start + step] @ Z
+        out[start : start + step] = np.einsum("ij,ij->i", XZ, XZ)
+    return out
 
 
 def as_row_matrix(G: npt.NDArray[Any] | RowMatrix) -> RowMatrix:

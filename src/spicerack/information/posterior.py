@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spicerack.information.certificate import Allowance, Certificate, Method
-from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray
+from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray, row_energies
 from spicerack.information.relaxation import (
     LEAST,
     MIX,
@@ -176,8 +176,7 @@ class _Search:
         return np.asarray(U @ (U.T @ R))
 
     def _squares(self, X: FloatArray, Y: FloatArray) -> FloatArray:
-        XY = X @ Y
-        return np.asarray(self.alpha * np.einsum("ij,ij->i", XY, XY))
+        return np.asarray(self.alpha * row_energies(X, Y))
 
     def _partials(self, Y: FloatArray) -> FloatArray:
         """No less than `alpha |Y^T g_i|^2` of all rows, (n,); one pass over them.

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from spicerack.information.inverse import cholesky_of_moment
-from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix
+from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, row_energies
 
 TAME = 1e12
 """Trace of `M` from which it is factored from the rows themselves: beside larger entries the identity is lost."""
@@ -120,8 +120,7 @@ class FullForm:
         return -r * math.log1p(-eta) if eta < 0.1 else math.inf
 
     def _squares(self, X: FloatArray, tangent: Tangent) -> FloatArray:
-        Y = X @ tangent.Z
-        return np.asarray(self.alpha * np.einsum("ij,ij->i", Y, Y))
+        return np.asarray(self.alpha * row_energies(X, tangent.Z))
 
     def _raised(self, squares: FloatArray, rho: FloatArray, tangent: Tangent) -> FloatArray:
         """No less than the exact partials: `|Z g|` errs by at most `2 unit (1 + |Z|_F) |g|`."""

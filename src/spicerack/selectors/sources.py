@@ -25,6 +25,9 @@ NON_FINITE = "non-finite gradient"
 LARGEST = float(np.finfo(np.float32).max)
 BLOCK_ROWS = 4096
 
+TORCH_ABOVE = 1 << 20
+"""Entries of a block from which its conversion is worth torch's import."""
+
 
 class ArraySource:
     """Rows of an array (n, k) of floats."""
@@ -118,17 +121,30 @@ class StoreSource:
         Raises:
             GradientError: a row that is not finite, though the table says so.
         """
-        values: npt.NDArray[Any] = self._rows.take(rows).astype(np.float32, copy=False)
-        if self.excluded:
-            excluded = np.zeros(self.n, dtype=bool)
-            excluded[[i for i, _ in self.excluded]] = True
-            values[excluded[rows]] = 0.0
-        total = values.sum(dtype=np.float64)
-        if not np.isfinite(total):
+        values = as_float32(self._rows.take(rows))
+        if self._banned.any():
+            values[self._banned[rows]] = 0.0
+        if not self._seen[rows].all():
+            self._check(values, rows)
+        return values
+
+    def _check(self, values: npt.NDArray[Any], rows: IntArray | slice) -> None:
+        """Rows are looked at once, not at every pass."""
+        if not np.isfinite(values.sum(dtype=np.float64)):
             at = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
             row = at + rows.start if isinstance(rows, slice) else int(rows[at])
             raise GradientError(f"row {row} of {self.store.path} is not finite, though the store's table says so")
-        return values
+        self._seen[rows] = True
+
+    @cached_property
+    def _seen(self) -> BoolArray:
+        return np.zeros(self.n, dtype=bool)
+
+    @cached_property
+    def _banned(self) -> BoolArray:
+        banned = np.zeros(self.n, dtype=bool)
+        banned[[i for i, _ in self.excluded]] = True
+        return banned
 
     @cached_property
     def _rows(self) -> Any:
@@ -156,6 +172,15 @@ class StoreSource:
         """Where it is, and its fingerprint."""
         about = {"kind": "store", "path": str(self.store.path), "fingerprint": self.store.fingerprint()}
         return about if self.name in ("gradient", "") else {**about, "array": self.name}
+
+
+def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Stored rows in float32. Many go through torch, which converts half precision twenty times as fast as numpy."""
+    if values.dtype != np.float16 or values.size < TORCH_ABOVE:
+        return values.astype(np.float32, copy=False)
+    import torch
+
+    return np.asarray(torch.from_numpy(values).float().numpy())
 
 
 def _missing_array(store: GradientStore, name: str) -> str:
