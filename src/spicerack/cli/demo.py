@@ -134,6 +134,7 @@ def print_information(done: Run, seed: int, draws: int = 10) -> None:
     from spicerack.cli.console import console
 
     alpha = float(done.selection.manifest["options"]["alpha"])
+    assert done.store is not None
     matrix = done.store.matrix("plain")
     chosen = done.selection.indices
     pickable = np.flatnonzero(np.isfinite(done.selection.scores))

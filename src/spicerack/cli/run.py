@@ -65,7 +65,8 @@ def report(done: Run) -> None:
     from spicerack.cli.select import report_selection
 
     print_survey(done.survey)
-    print_cost(done.cost)
+    if done.store is not None:
+        print_cost(done.cost, "gradients" if "gradient" in done.store.arrays else "features")
     report_selection(done.selection)
     console.print("[bold]files[/bold]")
     print_files(done.files)
