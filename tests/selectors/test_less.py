@@ -172,6 +172,13 @@ def test_a_target_of_other_settings_is_refused_with_both_values(tmp_path, settin
             select(pool, "less", 2, target)
 
 
+def test_a_target_without_trained_tokens_is_refused(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((9, 8))
+    empty = write_store(tmp_path / "t", {"gradient": rows[:2]}, trained=[0, 0])
+    with pytest.raises(GradientError, match="none of the 2 target rows can be used: 2 no trained tokens"):
+        select(rows, "less", 2, empty)
+
+
 def test_checkpoints_of_pool_and_target_must_be_the_same(toy, tmp_path):
     pool, _, target, _ = toy
     store = write_checkpoints(tmp_path / "pool", {n: (w, {"gradient": pool[n]}) for n, w in WEIGHTS.items()})

@@ -23,7 +23,7 @@ from spicerack.selectors.rows import free_memory
 
 TRACE_DTYPE = np.dtype([("score", np.float64), ("influence", np.float64)])
 WORST = 10
-"""Target rows named as the worst covered."""
+"""Target rows named as the worst covered, at most; and at most a tenth of them."""
 
 
 class In2CoreOptions(MethodOptions):
@@ -83,13 +83,13 @@ class In2Core:
         indices = _pick(problem, options, scores)
         trace = np.empty(indices.size, dtype=TRACE_DTYPE)
         trace["score"], trace["influence"] = scores[indices], -scores[indices]
-        order = np.argsort(coverage, kind="stable")[:WORST]
+        worst = np.argsort(coverage, kind="stable")[: min(WORST, -(-targets.size // 10))]
         findings = {
             "blocks": list(blocks.names),
             "blocks_in_all": blocks.count_in_all,
             "proponents": int(np.count_nonzero(scores > 0)),
             "coverage": {"target_rows": targets.tolist(), "mean_influence": (-coverage).tolist()},
-            "worst_covered": targets[order].tolist(),
+            "worst_covered": targets[worst].tolist(),
             **_pilot(problem, options, blocks, V),
         }
         return Picks(indices, scores, trace, findings=findings)
