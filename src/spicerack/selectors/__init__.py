@@ -66,6 +66,8 @@ def select(
     groups: Sequence[Any] | str | None = None,
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
+    trim: float = 0.0,
+    trim_groups: Sequence[Any] | str | None = None,
     **method_options: Any,
 ) -> Selection:
     """Pick the rows of a pool worth training on.
@@ -83,9 +85,12 @@ def select(
         columns: numbers per row, (n,) each, by name, in place of or beside those of the store's table.
         quotas: least and most picks of each group: "proportional", or group -> "10..50", "..30%", 20 or (least, most);
             "*" stands for the groups not named.
-        groups: a label per row, (n,), or a column of the store's table; default: its `source`.
+        groups: a label per row, (n,), or a column of the store's table; default: its `source`; or "clusters:12", so
+            many clusters of the gradients' directions.
         include: rows that are picked first whatever their score, as numbers or sample ids.
         exclude: rows that are never picked, as numbers or sample ids.
+        trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
+        trim_groups: as groups, for trim; default "clusters:12".
         method_options: the method's own options.
 
     Returns:
@@ -113,6 +118,8 @@ def select(
         groups=groups,
         include=include,
         exclude=exclude,
+        trim=trim,
+        trim_groups=trim_groups,
     )
     for name in needs_of(selector, options).arrays:
         problem.rows.array(name)  # a store without it is refused, and no other array stands in for it

@@ -11,6 +11,7 @@ from spicerack.errors import BudgetError, ConfigurationError, GradientError, Unk
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.base import Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
+from spicerack.selectors.grouping import read_groups, read_trim
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
@@ -30,6 +31,8 @@ def read_problem(
     groups: Sequence[Any] | str | None,
     include: Sequence[int | str],
     exclude: Sequence[int | str],
+    trim: float = 0.0,
+    trim_groups: Sequence[Any] | str | None = None,
 ) -> Problem:
     """The problem that `spicerack.select` was given; see there for the arguments and errors."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -48,6 +51,9 @@ def read_problem(
         if not eligible[i]:
             why = "it is also excluded" if i in forbidden else dict(rows.excluded)[i]
             raise BudgetError(f"row {i} is forced in, but cannot be picked: {why}")
+    numbers = read_columns(rows, columns)
+    worst, choices = read_trim(rows, numbers.get("loss_mean"), eligible, trim, trim_groups)
+    eligible[np.setdiff1d(worst, forced)] = False
     counts = read_tokens(rows, tokens, eligible, budget)
     resolved = resolve(budget, eligible, counts)
     problem = Problem(
@@ -59,9 +65,10 @@ def read_problem(
         target_groups=labels,
         seed=int(seed),
         checkpoints=read_checkpoints(rows, goal),
-        columns=read_columns(rows, columns),
+        columns=numbers,
         quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
         forced=tuple(forced),
+        choices=choices,
     )
     if quotas is None and groups is not None:
         raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
@@ -80,17 +87,6 @@ def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, Flo
             )
         read[name] = array.astype(np.float64)
     return read
-
-
-def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]:
-    """A label per row: as given, or a column of the store's table, by default its `source`."""
-    if groups is None or isinstance(groups, str):
-        if rows.store is None:
-            raise ConfigurationError("quotas need a label per row: give a gradient store, or groups=")
-        return [None if label is None else str(label) for label in rows.label(groups or "source")]
-    if len(groups) != rows.n:
-        raise ConfigurationError(f"groups has {len(groups)} labels for {rows.n} rows")
-    return groups
 
 
 def read_rows(rows: Rows, given: Sequence[int | str], what: str) -> list[int]:
