@@ -127,9 +127,17 @@ class SelectionConfig(BaseModel):
     quotas: str | dict[str, str | int] | None = Field(
         None, description="least..most of a group, as in math=10..50, *=..30%; or proportional"
     )
-    groups: str | None = Field(None, description="column of the store whose values are the quotas' groups")
+    groups: str | None = Field(
+        None, description="the quotas' groups: a column of the store, or clusters:N of gradients"
+    )
     include: list[int | str] = Field([], description="picked first: a sample id, row:NUMBER, or @FILE of them")
     exclude: list[int | str] = Field([], description="never picked: a sample id, row:NUMBER, or @FILE of them")
+    trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of each group that is never picked, its rows of the highest loss"
+    )
+    trim_groups: str | None = Field(
+        None, description="trim's groups: a column of the store, or clusters of gradients; default: clusters:12"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of whatever the method draws")
 
     @property

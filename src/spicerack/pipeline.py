@@ -315,7 +315,7 @@ def _check_selection(config: RunConfig) -> list[Target]:
 def _selection_options(config: RunConfig) -> dict[str, Any]:
     """The section `selection` as arguments of `select`, but for the target."""
     chosen = config.selection
-    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude")
+    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_groups")
     return {name: getattr(chosen, name) for name in names} | chosen.method_options
 
 

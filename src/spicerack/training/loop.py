@@ -217,5 +217,8 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
     parse_budget(chosen.budget)
     if chosen.target is not None:
         raise ConfigurationError(f"{chosen.method} with a proxy in the loop reads no target; leave it out")
+    for name in ("quotas", "groups", "include", "exclude", "trim"):
+        if getattr(chosen, name, None):
+            raise ConfigurationError(f"{name} is no option of {chosen.method} with a proxy in the loop; leave it out")
     model = LeadOptions if chosen.method == "lead" else OnlineOptions
     return make_options(model, {**chosen.method_options, "seed": chosen.seed})
