@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.config import RunConfig, dump_config, load_config, make_config, with_options
+from spicerack.config import Choice, RunConfig, dump_config, load_config, make_config, with_options
 from spicerack.errors import ConfigurationError, OutputError
+from spicerack.passes import named_pool
+from spicerack.passes import plan_features as plan_features
+from spicerack.passes import plan_pass as plan_pass
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from spicerack.compare.driver import Comparison, Watcher
-    from spicerack.data.labels import Labeler
-    from spicerack.data.records import Pool
     from spicerack.features.collect import FeaturePass
-    from spicerack.features.options import FeatureConfig
     from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.cost import Cost
     from spicerack.gradients.survey import Progress, Survey
     from spicerack.gradients.targets import Target
-    from spicerack.models.loading import LoadedModel
-    from spicerack.selectors.base import Selection
+    from spicerack.selectors.base import Needs, Selection
     from spicerack.store.reader import GradientStore
 
 GRADIENT_SECTIONS = ("data", "model", "labels", "gradients")
@@ -36,6 +35,7 @@ class Run:
     """What a whole run leaves: store, selection, files by name, the pool's counts, and what the pass cost.
 
     The cost is None where the store was whole already. Its file, `cost.json`, is the one that two runs do not share.
+    The store is one of features where the method reads no gradients; its table is the same.
     A method with a proxy in the loop (`schedule: online`, `lead`) leaves no store.
     """
 
@@ -81,108 +81,6 @@ def collect_gradients(
     return plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress).run(output_dir)
 
 
-def plan_pass(
-    config: RunConfig,
-    *,
-    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
-    model: str | Path | PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    progress: Progress | None = None,
-) -> GradientPass | CheckpointPasses:
-    """Read the pool, load the model, tokenize once: a gradient pass ready to run.
-
-    Args:
-        config: the run; `pool` and `model` take precedence over what it names.
-        pool: as in `collect_gradients`.
-        model: as in `collect_gradients`.
-        tokenizer: as in `collect_gradients`.
-        progress: as in `collect_gradients`.
-
-    Raises:
-        ConfigurationError: neither the arguments nor the configuration name a pool and a model.
-    """
-    from spicerack.gradients.collect import GradientPass
-
-    if config.gradients.checkpoints is not None:
-        return _plan_checkpoints(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
-    rows, labeler, loaded = read_inputs(config, pool=pool, model=model, tokenizer=tokenizer)
-    return GradientPass(rows, labeler, loaded, config.gradients, progress=progress)
-
-
-def _plan_checkpoints(
-    config: RunConfig,
-    *,
-    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None,
-    model: str | Path | PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    progress: Progress | None,
-) -> CheckpointPasses:
-    """Passes at every checkpoint of a training; arguments and errors as for `plan_pass`."""
-    from spicerack.data.labels import Labeler
-    from spicerack.data.records import load_pool
-    from spicerack.gradients.checkpoints import CheckpointPasses
-    from spicerack.models.checkpoints import CheckpointModels
-    from spicerack.training.checkpoints import read_checkpoints
-
-    trained = read_checkpoints(str(config.gradients.checkpoints))
-    rows = load_pool(_named_pool(config, pool), config.data)
-    model = model if model is not None else config.model.model_name_or_path or trained.base
-    models = CheckpointModels(model, config.model, tokenizer=tokenizer)
-    loaded = models.load(trained.checkpoints[0])
-    labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
-    return CheckpointPasses(
-        rows, labeler, models, trained.checkpoints, config.gradients, loaded=loaded, progress=progress
-    )
-
-
-def plan_features(
-    config: RunConfig,
-    features: FeatureConfig,
-    *,
-    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
-    model: str | Path | PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    progress: Progress | None = None,
-) -> FeaturePass:
-    """A feature pass ready to run; arguments and errors as for `plan_pass`."""
-    from spicerack.features.collect import FeaturePass
-
-    rows, labeler, loaded = read_inputs(config, pool=pool, model=model, tokenizer=tokenizer)
-    return FeaturePass(rows, labeler, loaded, features, progress=progress)
-
-
-def read_inputs(
-    config: RunConfig,
-    *,
-    pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None = None,
-    model: str | Path | PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> tuple[Pool, Labeler, LoadedModel]:
-    """The pool, the label rule and the loaded model of a pass; arguments and errors as for `plan_pass`."""
-    from spicerack.data.labels import Labeler
-    from spicerack.data.records import load_pool
-    from spicerack.models.loading import load_model
-
-    pool = _named_pool(config, pool)
-    model = model if model is not None else config.model.model_name_or_path
-    if model is None:
-        raise ConfigurationError(
-            "no model is named; give a hub id, folder or GGUF file as model.model_name_or_path (--model)"
-        )
-    rows = load_pool(pool, config.data)
-    loaded = load_model(model, config.model, tokenizer=tokenizer)
-    return rows, Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template), loaded
-
-
-def _named_pool(
-    config: RunConfig, pool: str | Path | list[dict[str, Any]] | datasets.Dataset | None
-) -> str | Path | list[dict[str, Any]] | datasets.Dataset:
-    pool = pool if pool is not None else config.data.pool
-    if pool is None:
-        raise ConfigurationError("no pool is named; give a file, folder or hub id as data.pool")
-    return pool
-
-
 def run(
     config: RunConfig | Mapping[str, Any] | str | Path,
     *,
@@ -192,6 +90,9 @@ def run(
     progress: Progress | None = None,
 ) -> Run:
     """Collect gradients, select, and write the selected rows, scores and manifest.
+
+    What else the method reads (embeddings, losses without the instruction, ratings) is computed beside the gradients;
+    a method that reads no gradients gets the forward pass alone.
 
     Args:
         config: a `RunConfig`, nested values, or the path of a YAML file.
@@ -203,10 +104,10 @@ def run(
     Returns:
         The run; its folder holds `config.yaml`, which repeats it to the same indices.
     """
-    from spicerack.export.rows import write_selection
+    from spicerack.features.beside import add_features
+    from spicerack.features.needed import features_alone
     from spicerack.gradients.targets import check_labels, take_targets, target_groups
     from spicerack.selectors import select
-    from spicerack.store.files import write_json
     from spicerack.training.loop import is_in_the_loop
 
     if isinstance(config, str | Path):
@@ -216,21 +117,61 @@ def run(
     if is_in_the_loop(config):
         return _run_in_the_loop(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     targets = _check_selection(config)  # what is wrong with the selection must not cost a gradient pass
+    needs = _needs(config)
+    compute = features_alone(needs)
+    if compute is not None:
+        given: dict[str, Any] = {"pool": pool, "model": model, "tokenizer": tokenizer, "progress": progress}
+        return _run_on_features(config, compute, targets, **given)
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
-    check_labels(targets, gradient_pass)
+    check_labels(targets, gradient_pass.labeler)
     store = gradient_pass.run(output_dir / "gradients")
+    store, added = add_features(store, output_dir / "gradients", needs, gradient_pass)
     config = config.model_copy(update={"gradients": gradient_pass.resolved})  # so that the file repeats the batches
     goal = take_targets(targets, gradient_pass, output_dir / "targets") if targets else None
     selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
-    selection.manifest["choices"][:0] = [choice._asdict() for choice in gradient_pass.choices]
+    return _finish(config, store, selection, gradient_pass, [*gradient_pass.choices, *added])
+
+
+def _run_on_features(config: RunConfig, compute: list[str], targets: list[Target], **given: Any) -> Run:
+    """A run whose method reads no gradients: a forward pass alone, kept in `features`; `given` as for `run`."""
+    from spicerack.features.beside import feature_options, take_target_features
+    from spicerack.gradients.targets import check_labels, target_groups
+    from spicerack.selectors import select
+
+    method = config.selection.method
+    if config.gradients.checkpoints is not None:
+        raise ConfigurationError(f"method {method!r} reads no gradients, so checkpoints have no use; leave them out")
+    output_dir = prepare_output(config.output_dir)
+    feature_pass = plan_features(config, feature_options(compute, config.gradients), **given)
+    check_labels(targets, feature_pass.labeler)
+    store = feature_pass.run(output_dir / "features")
+    goal = take_target_features(targets, feature_pass, output_dir / "targets") if targets else None
+    selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
+    chosen = Choice("pass", f"features alone: {', '.join(compute)}", f"method {method!r} reads no gradients")
+    return _finish(config, store, selection, feature_pass, [chosen, *feature_pass.choices])
+
+
+def _finish(
+    config: RunConfig,
+    store: GradientStore,
+    selection: Selection,
+    work: GradientPass | CheckpointPasses | FeaturePass,
+    choices: Sequence[Choice],
+) -> Run:
+    """Write what a run leaves."""
+    from spicerack.export.rows import write_selection
+    from spicerack.store.files import write_json
+
+    folder = config.output_dir
+    selection.manifest["choices"][:0] = [choice._asdict() for choice in choices]
     files = write_selection(
-        output_dir, gradient_pass.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
+        folder, work.pool, selection, config_yaml=dump_config(config), rows_table=store.rows_table()
     )
-    if gradient_pass.cost is not None:  # a run that found its store whole leaves the cost of the one that made it
-        files["cost.json"] = output_dir / "cost.json"
-        write_json(files["cost.json"], gradient_pass.cost.summary())
-    return Run(output_dir, store, selection, files, gradient_pass.survey, gradient_pass.cost)
+    if work.cost is not None:  # a run that found its store whole leaves the cost of the one that made it
+        files["cost.json"] = folder / "cost.json"
+        write_json(files["cost.json"], work.cost.summary())
+    return Run(folder, store, selection, files, work.survey, work.cost)
 
 
 def _run_in_the_loop(
@@ -251,7 +192,7 @@ def _run_in_the_loop(
 
     options = read_loop_options(config)
     output_dir = prepare_output(config.output_dir)
-    rows = load_pool(_named_pool(config, pool), config.data)
+    rows = load_pool(named_pool(config, pool), config.data)
     if model is not None:
         loaded = load_model(model, config.model, tokenizer=tokenizer)
     else:
@@ -282,7 +223,7 @@ def select_from_store(
 
     opened = GradientStore.open(store)
     targets = _check_selection(config)
-    goal = stores_of(targets, opened) if targets else None
+    goal = stores_of(targets, opened, _needs(config).read_arrays) if targets else None
     rows = load_pool(pool, config.data) if pool is not None else None
     if rows is not None and list(rows.ids) != opened.column("id").tolist():
         raise DataError(
@@ -310,6 +251,15 @@ def _check_selection(config: RunConfig) -> list[Target]:
     read_options(selector, chosen.method_options)
     require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
     return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+
+
+def _needs(config: RunConfig) -> Needs:
+    """What the method reads with its options."""
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import needs_of, read_options
+
+    selector = get_selector(config.selection.method)
+    return needs_of(selector, read_options(selector, config.selection.method_options))
 
 
 def _selection_options(config: RunConfig) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_a_target_that_cannot_be_used_costs_no_gradient_pass(section, tmp_path, 
 
 def test_selecting_from_a_store_says_how_to_take_a_targets_gradients(section, tmp_path):
     dev = write(tmp_path / "dev.jsonl", rows_of([1]))
-    run = spicerack.run(section(method="random"))
+    run = spicerack.run(section(method="fisher"))
     with pytest.raises(ConfigurationError, match=r"is a data file.*collect_gradients"):
         spicerack.select(run.store, "less", 3, dev)
     config = make_config(section(target=dev))

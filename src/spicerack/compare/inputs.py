@@ -90,6 +90,7 @@ class Preparation:
     def features(self, pool: Pool, store: GradientStore, folder: Path, needs: Sequence[Needs]) -> bool:
         """Run the features that the methods read and the store in `folder` does not have; whether there were any."""
         from spicerack.features.collect import FeaturePass
+        from spicerack.features.needed import missing_features
         from spicerack.features.options import make_feature_config
 
         wanted = missing_features(store, needs)
@@ -155,32 +156,3 @@ def needs_of_method(method: Method) -> Needs | None:
     selector, shared = get_selector(method.name), {*inspect.signature(select).parameters}
     own = {name: value for name, value in method.options.items() if name not in shared}
     return needs_of(selector, read_options(selector, own))
-
-
-def missing_features(store: GradientStore, needs: Sequence[Needs]) -> list[str]:
-    """Features that methods read and a store does not have, in the order of `FEATURES`.
-
-    Raises:
-        ConfigurationError: an array or column that no feature pass gives.
-    """
-    from spicerack.features.options import FEATURES as KNOWN
-    from spicerack.features.shard import COLUMNS
-
-    wanted: set[str] = set()
-    known = {*store.rows_table().column_names}
-    if store.features is not None:
-        known |= {*store.features.rows_table().column_names}
-    for name in sorted({name for need in needs for name in need.arrays} - {*store.arrays}):
-        if name not in KNOWN:
-            raise ConfigurationError(
-                f"a method reads the array {name!r}, which {store.path} does not have and one pass over a model cannot "
-                "give; make a store with it (for `adam`: spicerack warmup, then gradients with its checkpoints) and "
-                "name it with --store"
-            )
-        wanted.add(name)
-    for name in sorted({name for need in needs for name in need.columns} - known):
-        feature = next((feature for feature, columns in COLUMNS.items() if name in columns), None)
-        if feature is None:
-            raise ConfigurationError(f"a method reads the column {name!r}, which no pass over the pool gives")
-        wanted.add(feature)
-    return [name for name in KNOWN if name in wanted]

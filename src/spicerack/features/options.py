@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError, field_validator
 from spicerack.config import Section
 from spicerack.errors import ConfigurationError, UnknownNameError
 
-FEATURES = ("loss", "ifd", "selectit", "embedding", "embedding_weighted", "states")
+FEATURES = ("counts", "loss", "ifd", "selectit", "embedding", "embedding_weighted", "states")
+"""What can be computed. `counts`, the numbers of tokens, is there in any case and alone needs no forward pass."""
 
 
 class FeatureConfig(Section):

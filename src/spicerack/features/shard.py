@@ -73,8 +73,8 @@ class Layout:
 
     @property
     def runs_samples(self) -> bool:
-        """Whether the samples themselves are run: ratings alone do not need them."""
-        return self.config.features != ("selectit",)
+        """Whether the samples themselves are run: ratings and token counts alone do not need them."""
+        return bool({*self.config.features} - {"selectit", "counts"})
 
 
 class ShardFeatures:

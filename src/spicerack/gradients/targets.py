@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from spicerack.config import DataConfig
 from spicerack.errors import ConfigurationError, DataError, StoreError
+from spicerack.store.layout import GRADIENT
 
 if TYPE_CHECKING:
+    from spicerack.data.labels import Labeler
     from spicerack.data.records import Pool
     from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
@@ -71,13 +73,26 @@ def target_groups(targets: Sequence[Target]) -> list[str] | None:
     return [f"{t.name}/{value}" if t.name else value for t in targets for value in t.subtasks or ()]
 
 
-def stores_of(targets: Sequence[Target], pool: GradientStore) -> GradientStore | dict[str, GradientStore]:
-    """The targets' gradients, which must be there: selecting from a store loads no model.
+def stores_of(
+    targets: Sequence[Target], pool: GradientStore, arrays: Sequence[str] = (GRADIENT,)
+) -> GradientStore | dict[str, GradientStore]:
+    """The targets' stores, which must be there: selecting from a store loads no model.
+
+    Args:
+        targets: as opened.
+        pool: the pool's store.
+        arrays: what the method reads.
 
     Raises:
-        ConfigurationError: a data file; says how to take its gradients as the pool's were taken.
+        ConfigurationError: a data file; says how to take its gradients, or features, as the pool's were taken.
     """
     for target in targets:
+        if target.pool is not None and GRADIENT not in arrays:
+            raise ConfigurationError(
+                f"target {target.place} is a data file, and selecting from a store loads no model; run its features "
+                f"first: spicerack features {target.place} --model MODEL --compute {','.join(arrays)} --output FOLDER, "
+                "the model being the pool's; then give FOLDER as the target"
+            )
         if target.pool is not None:
             made = pool.settings
             projection = made.get("projection", {})
@@ -94,10 +109,10 @@ def stores_of(targets: Sequence[Target], pool: GradientStore) -> GradientStore |
                 f"first: spicerack gradients {target.place} --model MODEL {words} --output FOLDER, the model being the "
                 f"pool's, {made.get('model', 'unknown')}; then give FOLDER as the target"
             )
-    return _by_name({target.name: target.store for target in targets if target.store is not None})
+    return by_name({target.name: target.store for target in targets if target.store is not None})
 
 
-def check_labels(targets: Sequence[Target], gradient_pass: GradientPass | CheckpointPasses) -> None:
+def check_labels(targets: Sequence[Target], labeler: Labeler) -> None:
     """Find out before the pool's pass that a target has nothing to train on.
 
     Raises:
@@ -109,7 +124,7 @@ def check_labels(targets: Sequence[Target], gradient_pass: GradientPass | Checkp
         if target.pool is None:
             continue
         try:
-            survey(target.pool, gradient_pass.labeler)
+            survey(target.pool, labeler)
         except DataError as error:
             raise DataError(f"target {target.name or target.place}: {error}") from error
 
@@ -127,10 +142,11 @@ def take_targets(
     Returns:
         The one store of a target without a name; else the stores by name.
     """
-    return _by_name({target.name: target.store or _take(target, gradient_pass, folder) for target in targets})
+    return by_name({target.name: target.store or _take(target, gradient_pass, folder) for target in targets})
 
 
-def _by_name(stores: Mapping[str | None, GradientStore]) -> GradientStore | dict[str, GradientStore]:
+def by_name(stores: Mapping[str | None, GradientStore]) -> GradientStore | dict[str, GradientStore]:
+    """The one store of a target without a name; else the stores by name."""
     return stores[None] if None in stores else {str(name): store for name, store in stores.items()}
 
 

@@ -121,7 +121,7 @@ def select(
         trim=trim,
         trim_groups=trim_groups,
     )
-    for name in needs_of(selector, options).arrays:
+    for name in needs_of(selector, options).read_arrays:
         problem.rows.array(name)  # a store without it is refused, and no other array stands in for it
     picks = selector.select(problem, options)
     excluded = np.array(problem.rows.excluded, dtype=EXCLUDED_DTYPE).view(np.recarray)

@@ -50,6 +50,11 @@ class Needs:
     checkpoints: Literal["last", "all"] = "last"
     cost: str = "one gradient pass"
 
+    @property
+    def read_arrays(self) -> tuple[str, ...]:
+        """The arrays; without the gradient where the rows are not read at all."""
+        return tuple(name for name in self.arrays if self.gradients or name != "gradient")
+
 
 @dataclass(frozen=True)
 class CheckpointRows:

@@ -1,0 +1,93 @@
+"""The features that a run's method reads: of the pool beside its gradients, and of targets given as data files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spicerack.config import Choice, GradientConfig
+from spicerack.errors import ConfigurationError
+from spicerack.features.collect import FeaturePass
+from spicerack.features.needed import missing_features
+from spicerack.features.options import FeatureConfig, make_feature_config
+from spicerack.gradients.targets import ONLY, by_name
+from spicerack.store.layout import FEATURES, MANIFEST
+from spicerack.store.reader import GradientStore
+
+if TYPE_CHECKING:
+    from spicerack.gradients.checkpoints import CheckpointPasses
+    from spicerack.gradients.collect import GradientPass
+    from spicerack.gradients.targets import Target
+    from spicerack.selectors.base import Needs
+
+
+def feature_options(compute: Sequence[str], gradients: GradientConfig) -> FeatureConfig:
+    """Options of a run's feature pass: shards and storage are those of its gradients."""
+    options = {"shard_rows": gradients.shard_rows, "storage_dtype": gradients.storage_dtype}
+    return make_feature_config({"compute": list(compute), **options})
+
+
+def add_features(
+    store: GradientStore, folder: Path, needs: Needs, gradient_pass: GradientPass | CheckpointPasses
+) -> tuple[GradientStore, list[Choice]]:
+    """The store in `folder` with the features that a method reads beside it, computed now if they are missing.
+
+    Args:
+        store: of the pool's gradients, finished.
+        folder: its folder.
+        needs: of the method.
+        gradient_pass: that made it; its model serves here too, at the last checkpoint.
+
+    Raises:
+        ConfigurationError: the method reads what no pass gives, or the features there are finished and lack it.
+    """
+    from spicerack.gradients.checkpoints import CheckpointPasses
+
+    wanted = missing_features(store, [needs])
+    if not wanted:
+        return store, []
+    folder = folder / FEATURES
+    if (folder / MANIFEST).is_file() and GradientStore.open(folder, verify=False).complete:
+        raise ConfigurationError(
+            f"{folder} has no {', '.join(wanted)}, which the method reads; delete that folder, and they are computed"
+        )
+    if isinstance(gradient_pass, CheckpointPasses):
+        loaded = gradient_pass.models.load(gradient_pass.checkpoints[-1])
+    else:
+        loaded = gradient_pass.loaded
+    options = feature_options(wanted, gradient_pass.config)
+    work = FeaturePass(gradient_pass.pool, gradient_pass.labeler, loaded, options, progress=gradient_pass.progress)
+    work.run(folder)
+    reason = "the method reads them, and the gradient pass does not give them: one more pass, forward only"
+    return GradientStore.open(folder.parent, verify=False), [Choice("features", ", ".join(wanted), reason)]
+
+
+def take_target_features(
+    targets: Sequence[Target], feature_pass: FeaturePass, folder: Path
+) -> GradientStore | dict[str, GradientStore]:
+    """The features of every target, computed where they are not there, into `folder`/name.
+
+    Args:
+        targets: as opened.
+        feature_pass: the pool's, whose model, labels and options serve here too.
+        folder: where the stores are made.
+
+    Returns:
+        The one store of a target without a name; else the stores by name.
+    """
+    stores = {}
+    for target in targets:
+        store = target.store
+        if store is None:
+            assert target.pool is not None
+            work = FeaturePass(
+                target.pool,
+                feature_pass.labeler,
+                feature_pass.loaded,
+                feature_pass.config,
+                progress=feature_pass.progress,
+            )
+            store = work.run(folder / (target.name or ONLY))
+        stores[target.name] = store
+    return by_name(stores)
