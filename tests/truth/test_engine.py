@@ -76,25 +76,24 @@ def run(loop, state, matrix, make, eligible, penalty, center=None, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("limit", ["count", "tokens", "quotas", "token quotas", "forced"])
 def test_deferred_picks_equal_the_plain_loop_in_float64(kind, limit):
-    """54 cases each, 2,430 in all: the truth is the plain loop on exact rows."""
+    """54 cases each, 2,430 in all: the truth is the plain loop on exact rows. A third are centered, a fifth stop early."""
     seeds = itertools.count(hash((KINDS.index(kind), len(limit))) % 1000)
     shapes = ((40, 6, 25), (60, 24, 18), (30, 3, 30))
-    penalties = (Penalty(0.0), Penalty(0.1), Penalty(50.0), Penalty(0.3, relative=True))
+    penalties = (Penalty(0.0), Penalty(0.1), Penalty(50.0), Penalty(1e3), Penalty(0.3, relative=True), Penalty(0.02))
     for alpha, penalty, (n, k, count) in itertools.product((1e-8, 1.0, 1e8), penalties, shapes):
-        for centered in (False, True) if alpha == 1.0 and penalty.weight == 0.1 else (False,):
-            rng = np.random.default_rng(next(seeds))
-            G = make_rows(kind, n, k, rng)
-            center = G.mean(axis=0) if centered else None
-            make, eligible = make_room(limit, n, count, rng)
-            exact, working = RowMatrix(G), RowMatrix(G.astype(np.float32), lambda rows, G=G: G[rows])
-            truth = run(greedy, FullFisher(exact, alpha), exact, make, eligible, penalty, center)
-            found = run(
-                deferred_greedy, FullFisher(working, alpha), working, make, eligible, penalty, center, depths=SMALL
-            )
-            case = f"alpha {alpha}, {penalty}, n {n}, k {k}, centered {centered}"
-            np.testing.assert_array_equal(found.indices, truth.indices, err_msg=case)
-            assert found.stopped == truth.stopped
-            np.testing.assert_allclose(found.trace["gain"], truth.trace["gain"], rtol=1e-6, atol=1e-12, err_msg=case)
+        rng = np.random.default_rng(next(seeds))
+        G = make_rows(kind, n, k, rng)
+        center = G.mean(axis=0) if rng.random() < 0.33 else None
+        stop = 0.3 if rng.random() < 0.2 else None
+        make, eligible = make_room(limit, n, count, rng)
+        exact, working = RowMatrix(G), RowMatrix(G.astype(np.float32), lambda rows, G=G: G[rows])
+        common = (make, eligible, penalty, center)
+        truth = run(greedy, FullFisher(exact, alpha), exact, *common, stop_ratio=stop)
+        found = run(deferred_greedy, FullFisher(working, alpha), working, *common, stop_ratio=stop, depths=SMALL)
+        case = f"alpha {alpha}, {penalty}, n {n}, k {k}, centered {center is not None}, stop {stop}"
+        np.testing.assert_array_equal(found.indices, truth.indices, err_msg=case)
+        assert found.stopped == truth.stopped
+        np.testing.assert_allclose(found.trace["gain"], truth.trace["gain"], rtol=1e-6, atol=1e-12, err_msg=case)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,6 +119,31 @@ def test_both_equal_the_definition(kind):
                 **options,
             )
             np.testing.assert_array_equal(found.indices, truth, err_msg=f"{loop.__name__} {alpha} {weight} {relative}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", range(8))
+def test_ten_thousand_more(kind, block):
+    """Shapes, alpha, penalty, room and depths at random."""
+    rng = np.random.default_rng([block, KINDS.index(kind)])
+    for _ in range(140):
+        n, k = int(rng.integers(4, 120)), int(rng.integers(1, 40))
+        alpha = 10.0 ** rng.uniform(-8, 8)
+        penalty = Penalty(float(rng.choice([0.0, 0.02, 0.1, 0.5, 5.0, 1e3])), bool(rng.random() < 0.3))
+        G = make_rows(kind, n, k, rng)
+        limit = str(rng.choice(["count", "tokens", "quotas", "token quotas", "forced"]))
+        make, eligible = make_room(limit, n, int(rng.integers(1, n + 1)), rng)
+        depths = tuple(
+            Depth(rows=max(2, int(n * share)), picks=int(rng.integers(1, 20))) for share in sorted(rng.random(3))[::-1]
+        )
+        center = G.mean(axis=0) if rng.random() < 0.3 else None
+        stop = float(rng.uniform(0.1, 1.0)) if rng.random() < 0.2 else None
+        exact, working = RowMatrix(G), RowMatrix(G.astype(np.float32), lambda rows, G=G: G[rows])
+        common = (make, eligible, penalty, center)
+        truth = run(greedy, FullFisher(exact, alpha), exact, *common, stop_ratio=stop)
+        found = run(deferred_greedy, FullFisher(working, alpha), working, *common, stop_ratio=stop, depths=depths)
+        np.testing.assert_array_equal(found.indices, truth.indices, err_msg=f"{alpha} {penalty} {n} {k} {limit}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

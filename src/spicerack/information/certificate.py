@@ -20,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.diagonal import DiagonalFisher
+from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix, second_moment
 from spicerack.information.relaxation import LEAST, affordable, relaxation_bound
 from spicerack.information.state import InformationState
+from spicerack.information.tangent import TAME
 
 Method = Literal["online", "empty set", "prefix", "relaxation"]
 
@@ -200,13 +202,26 @@ def total_curvature(G: npt.NDArray[Any] | RowMatrix, alpha: float, eligible: Boo
 
 
 def _left(matrix: RowMatrix, alpha: float, counted: BoolArray) -> FloatArray:
-    M = np.eye(matrix.k) + alpha * second_moment(matrix, counted)
-    inverse_root = np.linalg.inv(np.linalg.cholesky(M))
+    inverse_root = np.linalg.inv(_root_of_all(matrix, alpha, counted)).T
     leverage = np.empty(matrix.n)
     for part, rows in matrix.blocks():
         X = rows @ inverse_root.T
         leverage[part] = alpha * np.einsum("ij,ij->i", X, X)
     return _minus_log(1.0 - leverage[counted])
+
+
+def _root_of_all(matrix: RowMatrix, alpha: float, counted: BoolArray) -> FloatArray:
+    """Upper triangular R with `R^T R = M_D`; where the moment would lose the identity, from the rows, longest first."""
+    M = np.eye(matrix.k) + alpha * second_moment(matrix, counted)
+    if float(np.trace(M)) < TAME:
+        return np.asarray(np.linalg.cholesky(M).T, dtype=np.float64)
+    rows = np.flatnonzero(counted)
+    rows = rows[np.argsort(-matrix.squared_norms[rows], kind="stable")]
+    R, size = np.zeros((0, matrix.k)), max(matrix.k, 1024)
+    for start in range(0, rows.size, size):
+        part = math.sqrt(alpha) * matrix.rows_at(rows[start : start + size])
+        R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"), dtype=np.float64)
+    return cholesky_of_moment(R)
 
 
 def _left_on_gram_side(matrix: RowMatrix, alpha: float, rows: IntArray) -> FloatArray:

@@ -74,6 +74,8 @@ def certificate_of(
         certificate = certify(state, result.indices, eligible=problem.eligible, allowance=allowed, prefixes=prefixes)
     elif isinstance(state, Transductive):
         certificate = certify_transductive(state, result.indices, eligible=problem.eligible, allowance=allowed)
+        about = "pool" if problem.target is None else "target"
+        certificate = replace(certificate, measure=f"information about the {about}")
     else:
         problem.choose("certificate", None, "'adafisher-code' is not the information of a set: no bound holds")
         return None
