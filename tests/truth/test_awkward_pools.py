@@ -30,7 +30,7 @@ def names(ways):
 def is_whole(selection, count, n):
     """A set of `count` different rows, with numbers that are numbers and a certificate that holds."""
     assert selection.indices.size == np.unique(selection.indices).size == count
-    assert (0 <= selection.indices).all()
+    assert (selection.indices >= 0).all()
     assert (selection.indices < n).all()
     assert np.isfinite(selection.trace["gain"]).all()
     assert np.isfinite(selection.scores[~np.isin(np.arange(n), selection.excluded.index)]).all()

@@ -76,7 +76,7 @@ def run(loop, state, matrix, make, eligible, penalty, center=None, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("limit", ["count", "tokens", "quotas", "token quotas", "forced"])
 def test_deferred_picks_equal_the_plain_loop_in_float64(kind, limit):
-    """54 cases each, 2,430 in all: the truth is the plain loop on exact rows. A third are centered, a fifth stop early."""
+    """54 cases each, 2,430 in all: the truth is the plain loop on exact rows. Some are centered, some stop early."""
     seeds = itertools.count(hash((KINDS.index(kind), len(limit))) % 1000)
     shapes = ((40, 6, 25), (60, 24, 18), (30, 3, 30))
     penalties = (Penalty(0.0), Penalty(0.1), Penalty(50.0), Penalty(1e3), Penalty(0.3, relative=True), Penalty(0.02))
