@@ -61,15 +61,15 @@ def problems(draw):
 
 
 @settings(max_examples=300, deadline=None)
-@given(problem=problems(), depth=st.sampled_from([1, 2, balanced.DEPTH]), steps=st.sampled_from([1, 8]))
-def test_the_fast_form_picks_what_the_plain_loop_picks(problem, depth, steps):
+@given(problem=problems(), depth=st.sampled_from([1, 2, balanced.DEPTH]), window=st.sampled_from([1, 8]))
+def test_the_fast_form_picks_what_the_plain_loop_picks(problem, depth, window):
     Z, fast, slow = problem
-    before = balanced.DEPTH, balanced.STEPS
-    balanced.DEPTH, balanced.STEPS = depth, steps
+    before = balanced.DEPTH, balanced.WINDOW
+    balanced.DEPTH, balanced.WINDOW = depth, window
     try:
         result = balanced_greedy(Z, fast)
     finally:
-        balanced.DEPTH, balanced.STEPS = before
+        balanced.DEPTH, balanced.WINDOW = before
     assert result.indices.tolist() == plain(Z, slow)
     for row, value, column in zip(result.indices, result.values, result.columns, strict=True):
         assert result.scores[row] == value

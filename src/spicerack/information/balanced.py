@@ -23,8 +23,8 @@ Columns = npt.NDArray[np.float32]
 DEPTH = 1 << 15
 """Rows of a column sorted at once where the budget does not say how many it has."""
 
-STEPS = 8
-"""Heads move together so many rows; those that have further to go move alone."""
+WINDOW, WIDEST = 8, 1 << 10
+"""Rows of its column that a head that moves looks at first; four times as many whenever none is open, to the widest."""
 
 STRIDE = 1 << 13
 """Rows whose final values are computed at once."""
@@ -68,8 +68,8 @@ def balanced_greedy(Z: Columns, room: Room) -> BalancedResult:
         take(row)
     heads = _Heads(Z, room.open, DEPTH if room.count is None else room.count + 1)
     while not room.full:
-        take(heads.best(total / max(len(room.taken), 1)))
         heads.advance()
+        take(heads.best(total / max(len(room.taken), 1)))
     indices = np.array(room.taken, dtype=np.int64)
     scores = best_leads(Z, total / max(indices.size, 1))
     scores[indices] = values
@@ -103,35 +103,28 @@ class _Heads:
 
     def advance(self) -> None:
         """Move every head that is not open to the next row of its column that is."""
-        columns = np.flatnonzero(~self.open_rows[self.rows])
-        for _ in range(STEPS):
-            if not columns.size:
-                return
-            self.at[columns] += 1
-            columns = self._look(columns)
-        for j in columns:
-            self._search(int(j))
+        moving, window = np.flatnonzero(~self.open_rows[self.rows]), WINDOW
+        while moving.size:
+            places = self.at[moving, None] + np.arange(1, window + 1)
+            sizes = self.size[moving, None]
+            rows = self.order[moving[:, None], np.minimum(places, sizes - 1)]
+            stops = self.open_rows[rows] | (places >= sizes)
+            first = stops.argmax(axis=1)
+            stopped = stops[np.arange(moving.size), first]
+            self.at[moving] += np.where(stopped, first + 1, window)
+            self._settle(moving[stopped])
+            moving, window = moving[~stopped], min(4 * window, WIDEST)
 
-    def _look(self, columns: IntArray) -> IntArray:
-        """Settle the heads whose pointer is at an open row; the others, ascending."""
+    def _settle(self, columns: IntArray) -> None:
+        """Set the heads to where their pointers are; a column whose sorted rows are used up is sorted anew."""
         ended = self.at[columns] >= self.size[columns]
-        for j in columns[ended]:
-            self._search(int(j))
-        columns = columns[~ended]
-        rows = self.order[columns, self.at[columns]].astype(np.int64)
-        found = self.open_rows[rows]
-        self.rows[columns[found]] = rows[found]
-        self.values[columns[found]] = self.Z[columns[found], rows[found]]
-        return columns[~found]
-
-    def _search(self, j: int) -> None:
-        """Find the next open row of one column, sorting it anew where the sorted rows are used up."""
-        at, size = int(self.at[j]), int(self.size[j])
-        places = np.flatnonzero(self.open_rows[self.order[j, at:size]])
-        if places.size:
-            self._point(j, at + int(places[0]))
-        else:
-            self._sort(j, np.flatnonzero(self.open_rows))
+        if ended.any():
+            numbers = np.flatnonzero(self.open_rows)
+            for j in columns[ended]:
+                self._sort(int(j), numbers)
+            columns = columns[~ended]
+        rows = self.order[columns, self.at[columns]]
+        self.rows[columns], self.values[columns] = rows, self.Z[columns, rows]
 
     def _sort(self, j: int, numbers: IntArray) -> None:
         """Sort the best of the open rows `numbers`, ascending; the column has no head where there are none."""
@@ -145,10 +138,7 @@ class _Heads:
         above, equal = np.flatnonzero(values > edge), np.flatnonzero(values == edge)
         chosen = np.concatenate([above, equal[: size - above.size]])
         self.order[j, :size] = numbers[chosen[np.argsort(-values[chosen], kind="stable")]]
-        self._point(j, 0)
-
-    def _point(self, j: int, at: int) -> None:
-        self.at[j], self.rows[j] = at, self.order[j, at]
+        self.at[j], self.rows[j] = 0, self.order[j, 0]
         self.values[j] = self.Z[j, self.rows[j]]
 
     def _first(self, j: int, mean: float, value: float) -> int:
