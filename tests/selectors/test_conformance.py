@@ -62,6 +62,29 @@ def test_no_method_is_left_out():
     assert {method for method, _, _ in CASES} == set(BUILT_IN)
 
 
+@pytest.mark.parametrize(("method", "options", "target"), CASES)
+def test_quotas_and_fixed_rows_hold_for_every_method(method, options, target):
+    rng = np.random.default_rng(4)
+    rows, tokens = rng.standard_normal((40, 12)), rng.integers(3, 30, 40)
+    columns = {name: rng.uniform(0.05, 0.95, 40) for name in {*get_selector(method).needs.columns, "mark"}}
+    groups = ["a", "b", "c", "d"] * 10
+    fixed = {"include": [5, 22], "exclude": [0, 1, 2, 3], "groups": groups, "target": target, "columns": columns}
+    quotas = {"a": 4, "b": "3..", "*": "..2"}
+    chosen = spicerack.select(rows, method, 9, quotas=quotas, **fixed, **options)
+    picked = [groups[i] for i in chosen.indices]
+    assert (picked.count("a"), len(picked)) == (4, 9)
+    assert picked.count("b") >= 3
+    assert max(picked.count("c"), picked.count("d")) <= 2
+    assert {5, 22} <= set(chosen.indices.tolist())
+    assert not {0, 1, 2, 3} & set(chosen.indices.tolist())
+    counted = spicerack.select(
+        rows, method, "200 tokens", tokens=tokens, quotas={"a": "2..5", "*": "..6"}, **fixed, **options
+    )
+    assert tokens[counted.indices].sum() <= 200
+    assert 2 <= [groups[i] for i in counted.indices].count("a") <= 5
+    assert {5, 22} <= set(counted.indices.tolist())
+
+
 def test_the_suite_finds_a_selector_that_does_not(monkeypatch):
     honest = spice.Spice.select
 
