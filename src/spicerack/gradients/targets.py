@@ -99,6 +99,7 @@ def stores_of(
             options = {
                 "parameters": made.get("parameters"),
                 "dimension": projection.get("dimension"),
+                "layout": str(projection.get("kind", "")).rpartition(", ")[2] or None,
                 "sketch": projection.get("sketch"),
                 "projection-seed": projection.get("seed"),
                 "reduction": made.get("reduction"),
