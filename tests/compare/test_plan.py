@@ -15,6 +15,12 @@ def test_methods_options_and_labels_are_read():
     assert found[4].options == {"quotas": {"a": 3, "b": "1..2"}}
 
 
+def test_a_value_may_hold_a_colon():
+    first, second = parse_methods("spice:quotas=proportional,groups=clusters:12,u=spice:rows=unit")
+    assert first.options == {"quotas": "proportional", "groups": "clusters:12"}
+    assert (second.label, second.options) == ("u", {"rows": "unit"})
+
+
 def test_options_name_a_method_that_has_no_label():
     (method,) = parse_methods("spice:rows=unit,penalty=0.2,certify=false")
     assert method.label == "spice-unit-penalty0.2-certifyFalse"

@@ -56,6 +56,7 @@ def register_commands() -> None:
         inspect,
         methods,
         plan,
+        report,
         run,
         select,
         train,
@@ -64,7 +65,7 @@ def register_commands() -> None:
 
     for module in (run, gradients, features, select, analyze, inspect, plan, methods, demo, train, evaluate, warmup):
         module.register(app)
-    for module in (compare,):
+    for module in (compare, report):
         module.register(app)
 
 

@@ -16,7 +16,7 @@ from spicerack.errors import ConfigurationError
 FULL, BASE = "full", "none"
 CONTROLS = {FULL: "every row of the pool", BASE: "no row: the model as it is"}
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-OPTION = re.compile(r"[\w-]+=(?!\w+:)")  # and no label=method: of the next one
+OPTION = re.compile(r"[\w-]+=(?!\w+:[\w-]+=)")  # and no label=method:option= of the next one
 SPEC = re.compile(r"(?:(?P<label>[^=:,]+)=)?(?P<name>[^=:,]+)(?P<colon>:)?(?P<options>.*)", re.DOTALL)
 
 

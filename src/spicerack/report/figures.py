@@ -78,7 +78,7 @@ class Axis:
         if zero:
             low, high = min(low, 0.0), max(high, 0.0)
         if high - low <= 1e-12 * max(1.0, abs(high)):
-            low, high = low - 0.5, high + 0.5
+            low, high = (low, high + 1.0) if zero else (low - 0.5, high + 0.5)
         step = _round_step((high - low) / count)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
