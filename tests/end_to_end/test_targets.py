@@ -179,8 +179,16 @@ def test_selecting_from_a_store_says_how_to_take_a_targets_gradients(section, tm
     with pytest.raises(ConfigurationError, match=r"is a data file.*collect_gradients"):
         spicerack.select(run.store, "less", 3, dev)
     config = make_config(section(target=dev))
-    with pytest.raises(ConfigurationError, match=r"--dimension 64 --sketch .* --projection-seed 0"):
+    with pytest.raises(ConfigurationError, match=r"--dimension 64 --layout folded --sketch .* --projection-seed 0"):
         select_from_store(run.output_dir / "gradients", config, output_dir=tmp_path / "s")
+
+
+def test_a_store_without_the_subtask_column_says_how_to_have_it(section, tmp_path):
+    dev = write(tmp_path / "dev.jsonl", rows_of([1]))
+    store = str(spicerack.run(section(target=dev)).output_dir / "targets/target")
+    with pytest.raises(ConfigurationError, match="--source-column capability and name the column 'source'"):
+        spicerack.run(section("b", target=store, subtask_column="capability"))
+    assert spicerack.run(section("b", target=store, subtask_column="source")).selection.indices.size == 4
 
 
 def test_a_target_of_another_projection_is_refused(section, tmp_path):
