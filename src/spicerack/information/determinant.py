@@ -1,9 +1,10 @@
 """What a row adds to a determinant: `det L_{S + i} = det L_S * d_i^2`, for kernels L over rows.
 
 `d_i^2` is the squared length of what row i has outside the span of the picks; it only falls. For the linear kernel
-`q_i q_j x_i . x_j` it comes from an orthonormal basis of the picked rows: a row is brought up to date when it is looked
-at, with the basis vectors that are new since, so memory is O(n + s k). For a Gaussian kernel it comes from the
-incremental Cholesky factor of Chen et al. (2018, arXiv 1709.05135), which holds s numbers for every row.
+`q_i q_j x_i . x_j` it comes from an orthonormal basis of the picked rows, so memory is O(n + s k): after a pick a pass
+in the precision of the working copy lowers an upper bound of every row, and exact values are computed for the rows that
+are looked at. For a Gaussian kernel it comes from the incremental Cholesky factor of Chen et al. (2018, arXiv
+1709.05135), which holds s numbers for every row.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from spicerack.errors import ConfigurationError
-from spicerack.information.matrix import FloatArray, IntArray, RowMatrix
+from spicerack.information.matrix import BLOCK_BYTES, FloatArray, IntArray, RowMatrix
 
 EXHAUSTED = 1e-10
 """A d^2 that has fallen to this share of what it was is rounding, and counts as 0."""
@@ -53,28 +54,36 @@ class LinearResiduals:
         self.matrix = matrix
         self.start: FloatArray = quality**2 * matrix.squared_norms
         self._square = quality**2
+        self._error = matrix.rounding * np.sqrt(matrix.squared_norms)  # of a product with a vector of length one
         self.reset()
 
     def reset(self) -> None:
         """Forget the picks."""
         self.squared: FloatArray = self.start.copy()
+        self._exact: FloatArray = self.start.copy()
         self._basis = np.empty((min(16, self.matrix.k), self.matrix.k))
         self._size = 0
         self._seen = np.zeros(self.matrix.n, dtype=np.int64)
 
     def of(self, rows: IntArray) -> FloatArray:
-        """Take what the new basis vectors hold off each row."""
-        first = int(self._seen[rows].min()) if rows.size else 0
-        if first < self._size:
-            inner = self.matrix.rows_at(rows) @ self._basis[first : self._size].T
-            inner[np.arange(first, self._size)[None, :] < self._seen[rows][:, None]] = 0.0
-            fallen = self.squared[rows] - self._square[rows] * np.einsum("ij,ij->i", inner, inner)
-            self.squared[rows] = _without_noise(fallen, self.start[rows])
-            self._seen[rows] = self._size
-        return self.squared[rows]
+        """Take what the basis vectors that a row has not seen hold off it."""
+        step = max(1, BLOCK_BYTES // (8 * self.matrix.k))
+        for start in range(0, rows.size, step):
+            self._update(rows[start : start + step])
+        return self._exact[rows]
+
+    def _update(self, rows: IntArray) -> None:
+        first = int(self._seen[rows].min())
+        if first == self._size:
+            return
+        inner = self.matrix.rows_at(rows) @ self._basis[first : self._size].T
+        inner[np.arange(first, self._size)[None, :] < self._seen[rows][:, None]] = 0.0
+        fallen = self._exact[rows] - self._square[rows] * np.einsum("ij,ij->i", inner, inner)
+        self._exact[rows] = _without_noise(fallen, self.start[rows])
+        self._seen[rows] = self._size
 
     def push(self, i: int) -> None:
-        """Add what row i has outside the basis to it."""
+        """Add what row i has outside the basis to it, and lower every bound by what it holds of the rows."""
         row = self.matrix.rows_at(np.array([i]))[0]
         length = float(np.linalg.norm(row))
         for _ in range(2):  # the second time takes off what rounding left
@@ -85,6 +94,8 @@ class LinearResiduals:
         if self._size == len(self._basis):
             self._basis = np.vstack([self._basis, np.empty_like(self._basis)])
         self._basis[self._size] = row / left
+        sure = np.abs(self.matrix.product(self._basis[self._size])) - self._error
+        self.squared = np.maximum(self.squared - self._square * np.maximum(sure, 0.0) ** 2, 0.0)
         self._size += 1
 
 
