@@ -171,6 +171,7 @@ def _finish(
     if work.cost is not None:  # a run that found its store whole leaves the cost of the one that made it
         files["cost.json"] = folder / "cost.json"
         write_json(files["cost.json"], work.cost.summary())
+    _write_report(files, folder)
     return Run(folder, store, selection, files, work.survey, work.cost)
 
 
@@ -203,7 +204,16 @@ def _run_in_the_loop(
     files = write_selection(
         output_dir, rows, selection, config_yaml=dump_config(config), rows_table=loop.rows_table()
     )
+    _write_report(files, output_dir)
     return Run(output_dir, None, selection, files, loop.survey, None)
+
+
+def _write_report(files: dict[str, Path], folder: Path) -> None:
+    """The page of the run, without its cost: two runs have the same."""
+    from spicerack.report.page import selection_page
+    from spicerack.report.pages import write_page
+
+    files["report.html"] = write_page(folder / "report.html", selection_page(folder, with_cost=False))
 
 
 def select_from_store(

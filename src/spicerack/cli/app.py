@@ -51,6 +51,7 @@ def register_commands() -> None:
         compare,
         demo,
         evaluate,
+        export,
         features,
         gradients,
         inspect,
@@ -65,7 +66,7 @@ def register_commands() -> None:
 
     for module in (run, gradients, features, select, analyze, inspect, plan, methods, demo, train, evaluate, warmup):
         module.register(app)
-    for module in (compare, report):
+    for module in (compare, report, export):
         module.register(app)
 
 

@@ -160,7 +160,7 @@ def _curves(run: RunFolder) -> list[tuple[str, str, Markup]]:
     figures = []
     for names in (("gain", "score"), ("epsilon",), ("conflict",), ("loss",)):
         present = [name for name in names if name in run.trace and len(run.trace[name])]
-        if len(present) == 2 and np.array_equal(*(run.trace[name] for name in present)):
+        if len(present) == 2 and np.array_equal(run.trace[present[0]], run.trace[present[1]]):
             present = present[:1]  # one line would hide the other
         if not present:
             continue
