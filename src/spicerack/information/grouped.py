@@ -49,8 +49,10 @@ class GroupedFisher:
         for start in range(0, rows.size, step):
             part = rows[start : start + step]
             X = self._directions(part)
-            Y = X if self._picks == 0 else X @ self._inverse
-            inner = np.eye(self.rank) + self.alpha * (Y @ X.transpose(0, 2, 1))
+            Y = X
+            if self._picks:  # one product of two matrices: a batch of small ones would read the inverse for each
+                Y = (X.reshape(-1, self.width) @ self._inverse).reshape(X.shape)
+            inner = np.eye(self.rank) + self.alpha * np.einsum("nrh,nsh->nrs", Y, X, optimize=True)
             found[start : start + step] = np.maximum(np.linalg.slogdet(inner)[1], 0.0)
         return found
 

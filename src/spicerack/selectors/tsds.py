@@ -36,7 +36,7 @@ class TsdsOptions(MethodOptions):
     )
     scale: Annotated[float, Field(gt=0)] = Field(5.0, description="C: scale of distances")
     bandwidth: Annotated[float, Field(ge=0)] = Field(
-        0.75, description="sigma: rows nearer than this count as near-duplicates; 0: none do"
+        0.3, description="sigma: rows nearer than this count as near-duplicates; 0: none do"
     )
     neighbors: Annotated[int, Field(ge=1)] = Field(5000, description="most pool samples that a target sample reaches")
     center: bool = Field(True, description="take the pool's mean off the embeddings first")
