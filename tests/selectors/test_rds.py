@@ -63,6 +63,18 @@ def test_it_reads_the_weighted_embedding_of_pool_and_target(tmp_path, write_feat
     np.testing.assert_array_equal(select(pool, "rds", 30, {"a": target}).indices, expected)
 
 
+def test_a_pool_of_several_checkpoints_has_one_set_of_features(tmp_path, write_features):
+    from spicerack.store.collection import Member, begin_collection
+
+    begin_collection(tmp_path / "pool", [Member("epoch-1", 0.5), Member("epoch-2", 0.5)])
+    for name in ("epoch-1", "epoch-2"):
+        write_features(tmp_path / "pool" / name, {"gradient": POOL[:, :3]})
+    write_features(tmp_path / "pool" / "features", {"embedding_weighted": POOL})
+    target = write_features(tmp_path / "target", {"embedding_weighted": TARGET})
+    expected = select(POOL, "rds", 30, TARGET).indices
+    np.testing.assert_array_equal(select(tmp_path / "pool", "rds", 30, target).indices, expected)
+
+
 def test_a_target_without_use_is_named(tmp_path, write_features):
     with pytest.raises(ConfigurationError, match="needs a target"):
         select(POOL, "rds", 3)

@@ -64,7 +64,7 @@ def read_problem(
         target=goal,
         target_groups=labels,
         seed=int(seed),
-        checkpoints=read_checkpoints(rows, goal),
+        checkpoints=read_checkpoints(rows, goal) if "gradient" in selector.needs.arrays else (),
         columns=numbers,
         quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
         forced=tuple(forced),
