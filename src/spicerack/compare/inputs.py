@@ -18,6 +18,8 @@ from spicerack.store.reader import GradientStore
 if TYPE_CHECKING:
     from spicerack.data.labels import Labeler
     from spicerack.data.records import Pool
+    from spicerack.gradients.checkpoints import CheckpointPasses
+    from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.survey import Progress
     from spicerack.models.loading import LoadedModel
     from spicerack.selectors.base import Needs
@@ -81,11 +83,30 @@ class Preparation:
                     f"{len(pool)} here, or other ids; name the pool that it was made from"
                 )
             return opened
-        loaded, labeler = self._model()
-        gradient_pass = GradientPass(pool, labeler, loaded, self.config.gradients, progress=self.progress)
+        gradient_pass: GradientPass | CheckpointPasses
+        if self.config.gradients.checkpoints is not None:
+            gradient_pass = self._checkpoint_passes(pool)
+        else:
+            loaded, labeler = self._model()
+            gradient_pass = GradientPass(pool, labeler, loaded, self.config.gradients, progress=self.progress)
         made = gradient_pass.run(folder)
         self._note(f"gradients of {pool.source.name}", gradient_pass.choices, gradient_pass.cost)
         return made
+
+    def _checkpoint_passes(self, pool: Pool) -> CheckpointPasses:
+        """Passes at every checkpoint of a warm-up."""
+        from spicerack.data.labels import Labeler
+        from spicerack.gradients.checkpoints import CheckpointPasses
+        from spicerack.models.checkpoints import CheckpointModels
+        from spicerack.training.checkpoints import read_checkpoints
+
+        trained, section = read_checkpoints(str(self.config.gradients.checkpoints)), self.config.model
+        models = CheckpointModels(section.model_name_or_path or trained.base, section)
+        loaded = models.load(trained.checkpoints[0])
+        labeler = Labeler(loaded.tokenizer, self.config.labels, chat_template=section.chat_template)
+        return CheckpointPasses(
+            pool, labeler, models, trained.checkpoints, self.config.gradients, loaded=loaded, progress=self.progress
+        )
 
     def features(self, pool: Pool, store: GradientStore, folder: Path, needs: Sequence[Needs]) -> bool:
         """Run the features that the methods read and the store in `folder` does not have; whether there were any."""

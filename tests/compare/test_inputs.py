@@ -1,0 +1,26 @@
+"""What the methods read is made once: gradients, and the features of pool and target that somebody asks for."""
+
+import pytest
+
+from spicerack.compare.inputs import COST_FILE, Preparation
+from spicerack.compare.plan import parse_methods
+from spicerack.data.records import load_pool
+from spicerack.errors import ConfigurationError
+
+
+def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_path):
+    config = make_spec(tmp_path).config
+    pool = load_pool(config.data.pool, config.data)
+    methods = parse_methods("rds,ifd,random,full")
+    made = Preparation(config).run(pool, methods, target=compare_data / "target.jsonl")
+    assert "embedding_weighted" in made.store.arrays
+    assert "embedding_weighted" in made.target.arrays
+    assert len(made.store.column("ifd")) == 24
+    assert (tmp_path / COST_FILE).is_file()
+    assert {name.split(" of ")[0] for name in made.seconds} == {"gradients", "features"}
+    again = Preparation(config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})}))
+    found = again.run(pool, methods, target=compare_data / "target.jsonl")
+    assert found.store.fingerprint() == made.store.fingerprint()
+    assert again._tools is None
+    with pytest.raises(ConfigurationError, match="delete that folder"):
+        Preparation(config).run(pool, parse_methods("unimax"))
