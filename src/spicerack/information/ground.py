@@ -223,5 +223,5 @@ class Ground:
 
 
 def _squares(Y: npt.NDArray[Any]) -> FloatArray:
-    """Sums of squares of rows, (r,)."""
-    return np.asarray(np.einsum("ij,ij->i", Y, Y), dtype=np.float64)
+    """Sums of squares of rows, (r,); einsum would add them one after the other, and lose more than the products."""
+    return np.asarray(np.vecdot(Y, Y), dtype=np.float64)

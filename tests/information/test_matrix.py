@@ -1,0 +1,49 @@
+"""Products of the passes err by no more than the matrix says, whatever the rows, the columns and the kernel."""
+
+import numpy as np
+import pytest
+
+from spicerack.information import RowMatrix, matrix
+
+KINDS = ("plain", "alike", "two values", "heavy", "one-hot")
+
+
+def rows_of(kind, n, k, rng):
+    return {
+        "plain": lambda: rng.standard_normal((n, k)),
+        "alike": lambda: np.full((n, k), rng.uniform(0.5, 1.0)) * rng.uniform(0.9, 1.0, (n, 1)),
+        "two values": lambda: np.where(np.arange(k) % 2, rng.uniform(0.1, 1.0, (n, 1)), 0.3),
+        "heavy": lambda: np.abs(rng.standard_normal((n, k))) * np.exp(2.0 * rng.standard_normal((n, k))),
+        "one-hot": lambda: np.eye(k)[rng.integers(0, k, n)],
+    }[kind]()
+
+
+@pytest.mark.parametrize("k", [8, 128, 384, 768, 4096, 8192])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("large", [False, True])
+def test_products_are_within_their_rounding(kind, k, large, monkeypatch):
+    monkeypatch.setattr(matrix, "TORCH_ABOVE", 0 if large else 1 << 40)  # through torch, or through numpy
+    rng = np.random.default_rng(k)
+    G = rows_of(kind, 64, k, rng)
+    M = RowMatrix(G.astype(np.float32), lambda rows: G[rows])
+    for V in (rows_of("alike", 3, k, rng).T, rows_of("plain", 5, k, rng).T, rows_of(kind, 2, k, rng).T):
+        limit = M.rounding * np.linalg.norm(G, axis=1)[:, None] * np.linalg.norm(V, axis=0)
+        assert (np.abs(M.product(V) - G @ V) <= limit).all()
+        np.testing.assert_array_equal(M.product(V)[:, 0].shape, M.product(V[:, 0]).shape)
+        narrow = V.astype(np.float32)
+        assert (np.abs(M.working_at(slice(None)) @ narrow - G @ V) <= limit).all()  # as pools and refreshes multiply
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_columns_outside_the_range_of_float32(scale):
+    G = np.random.default_rng(0).standard_normal((5, 3))
+    v = np.array([1.0, 2.0, 3.0]) * scale
+    np.testing.assert_allclose(RowMatrix(G.astype(np.float32)).product(v) / scale, G @ v / scale, rtol=1e-5)
+    assert not RowMatrix(G).product(np.zeros((3, 2))).any()
+
+
+def test_read_only_rows_are_read(monkeypatch):
+    monkeypatch.setattr(matrix, "TORCH_ABOVE", 0)
+    G = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    G.flags.writeable = False
+    np.testing.assert_allclose(RowMatrix(G).product(np.ones(4)), G.sum(axis=1), rtol=1e-5)
