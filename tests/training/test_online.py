@@ -229,3 +229,10 @@ def test_a_run_with_the_online_schedule_leaves_what_a_run_leaves(tiny_folder, ti
     changed = {**config, "selection": {**config["selection"], "penalty": 0.3}, "output_dir": str(tmp_path / "a")}
     with pytest.raises(ConfigurationError, match=r"walk with other settings \(options\)"):
         spicerack.run(changed)
+
+
+def test_a_store_alone_cannot_go_online_and_says_who_can():
+    with pytest.raises(ConfigurationError, match="'online' keeps a model in the loop, which `spicerack run`"):
+        spicerack.select(np.eye(4), "spice", 2, schedule="online")
+    with pytest.raises(ConfigurationError, match="'lead' keeps a model in the loop and selects from no store"):
+        spicerack.select(np.eye(4), "lead", 2)

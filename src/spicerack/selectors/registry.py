@@ -36,6 +36,8 @@ BUILT_IN = {
     "unimax": "spicerack.selectors.unimax:UNIMAX",
 }
 
+IN_THE_LOOP = ("lead",)  # of the package `training`: they are no selectors
+
 
 @dataclass(frozen=True)
 class MethodInfo:
@@ -65,6 +67,11 @@ def get_selector(name: str) -> Selector:
         module, _, attribute = BUILT_IN[name].partition(":")
         return cast(Selector, getattr(import_module(module), attribute))
     third_party = _third_party()
+    if name in IN_THE_LOOP and name not in third_party:
+        raise ConfigurationError(
+            f"method {name!r} keeps a model in the loop and selects from no store; use `spicerack run`, or "
+            f"spicerack.training.{name}"
+        )
     if name not in third_party:
         raise UnknownNameError("method", name, _known())
     point = third_party[name]

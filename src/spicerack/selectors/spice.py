@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty, mean_row
@@ -66,6 +66,16 @@ class SpiceOptions(MethodOptions):
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="larger working copies of the rows are streamed from the store; None: half of free memory"
     )
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _without_a_model(cls, value: Any) -> Any:
+        if value == "online":
+            raise ValueError(
+                "'global' or 'pools' here: 'online' keeps a model in the loop, which `spicerack run` and "
+                "spicerack.training.online have"
+            )
+        return value
 
     @model_validator(mode="after")
     def _combinations(self) -> SpiceOptions:
