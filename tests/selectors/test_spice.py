@@ -130,3 +130,35 @@ def test_certificate_needs_no_penalty_and_holds_under_any(G):
     free, bound = select(G, budget=10, penalty=0.0), select(G, budget=10, penalty=1.0)
     assert bound.certificate.information <= free.certificate.upper_bound + 1e-9
     assert free.certificate.information <= bound.certificate.upper_bound + 1e-9
+
+
+def test_what_the_penalty_did_is_said_and_an_idle_one_stands_out(G, capsys):
+    from spicerack.cli.select import report_selection
+
+    aligned = np.abs(G)  # nothing opposes anything
+    report_selection(select(aligned, budget=10))
+    printed = capsys.readouterr().out
+    assert "the penalty did nothing: the same samples are picked without it" in printed
+    assert "penalty_unit='gain'" in printed
+    busy = select(G, budget=20, penalty=2.0)
+    effect = busy.manifest["findings"]["penalty_effect"]
+    without = select(G, budget=20, penalty=0.0)
+    assert effect["changed_picks"] == np.setdiff1d(busy.indices, without.indices).size > 0
+    assert effect["mean_conflict"] < effect["mean_conflict_without"]
+    report_selection(busy)
+    assert f"the penalty changed {effect['changed_picks']} picks" in capsys.readouterr().out
+    report_selection(without)
+    assert "the penalty" not in capsys.readouterr().out
+    report_selection(select(G, budget=20, compare_penalty=False))
+    assert "the penalty" not in capsys.readouterr().out
+
+
+def test_centering_makes_a_common_direction_count(G):
+    """Rows that share a direction oppose nothing until it is taken away."""
+    common = G + 30.0 * np.ones(6)
+    effect = [
+        select(common, budget=20, penalty=2.0, rows="unit", center=center).manifest["findings"]["penalty_effect"]
+        for center in (False, True)
+    ]
+    assert effect[0]["changed_picks"] == 0
+    assert effect[1]["changed_picks"] > 0

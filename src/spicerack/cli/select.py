@@ -49,6 +49,7 @@ def report_selection(selection: Selection) -> None:
     """Print what was chosen for the user, the selection's size, what was left out, and the certificate."""
     from spicerack.cli.console import console, print_choices
     from spicerack.config import Choice
+    from spicerack.selectors.certifying import penalty_sentence
 
     console.print("[bold]chosen for you[/bold]")
     print_choices(Choice(**choice) for choice in selection.manifest["choices"])
@@ -57,6 +58,8 @@ def report_selection(selection: Selection) -> None:
     for reason, count in selection.manifest["excluded_counts"].items():
         console.print(f"  left out: {count:,} with {reason}", markup=False)
     _report_target(selection.manifest["findings"])
+    if sentence := penalty_sentence(selection.manifest["findings"]):
+        console.print(f"  {sentence}", markup=False)
     if selection.certificate is not None:
         console.print(f"  {selection.certificate.sentence()}", markup=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -117,3 +117,17 @@ def penalty_report(
     effect = f"{changed} of {result.indices.size} picks changed"
     problem.choose("penalty effect", effect, f"mean conflict of the picks {mean:.4f}, without penalty {bare:.4f}")
     return {"penalty_effect": {"changed_picks": changed, "mean_conflict": mean, "mean_conflict_without": bare}}
+
+
+def penalty_sentence(findings: Mapping[str, Any]) -> str | None:
+    """What the penalty did, in words; None where it was not compared, or there was none."""
+    effect = findings.get("penalty_effect")
+    if effect is None:
+        return None
+    mean, bare = effect["mean_conflict"], effect["mean_conflict_without"]
+    if effect["changed_picks"] == 0:
+        return (
+            f"the penalty did nothing: the same samples are picked without it (their mean conflict is {mean:.4f}); a "
+            "larger penalty, penalty_unit='gain' or center=True may make it bite"
+        )
+    return f"the penalty changed {effect['changed_picks']:,} picks: mean conflict {mean:.4f}, without it {bare:.4f}"
