@@ -1,9 +1,10 @@
-"""The gradient pass case by case: LoRA, Adam-form, global projection, one sample at a time, mixed lengths.
+"""The gradient pass case by case, each beside what others offer for it.
 
-.venv/bin/python benchmarks/gradient_cases.py [--shape smollm2] [--dtype float32] [--rounds 5]
+.venv/bin/python benchmarks/gradient_cases.py [--shape smollm2] [--dtype float32] [--rounds 5] [--dense]
 
 Every case is a ratio to an ordinary full-parameter training step of the same model on the same tokens, interleaved in
-one run; LoRA's also to a LoRA training step.
+one run; LoRA's also to a LoRA training step. `peers.py` says how to install the others; those that are not there are
+left out. `--dense` also times projections of whole gradients, which take ten times as long as all the rest together.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import numpy as np
+import peers
 import peft
 import torch
-from gradients import SHAPES, make_batch, spicerack_pass, training_step
+from gradients import BATCHES, SHAPES, make_batch, spicerack_pass, training_step
 from harness import interleave, keep, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -27,10 +29,13 @@ from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.optimizers import AdamMoments
 from spicerack.gradients.projection import Projection
-from spicerack.models.parameters import tracked_parameters
+from spicerack.models.parameters import TrackedParameter, tracked_parameters
 from spicerack.testing import random_samples
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+PACKAGES = ("spicerack", "torch", "transformers", "peft", "bergson", "dattri", "traker")
+STEP = "training step"
+Cases = dict[str, Callable[[], object] | None]
 
 
 def make_model(shape: str, dtype: str) -> LlamaForCausalLM:
@@ -56,15 +61,18 @@ def lora_training_step(model: peft.PeftModel, batch: Batch) -> Callable[[], obje
 def adam_pass(model: peft.PeftModel, batch: Batch, dimension: int) -> Callable[[], object]:
     parameters = tracked_parameters(model, "lora")
     projection = Projection(parameters, dimension=dimension, dtype=model.dtype)
-    shapes = {p.name: model.get_parameter(p.name).shape for p in parameters}
-    second = {name: torch.full(shape, 1e-6) for name, shape in shapes.items()}
-    moments = AdamMoments({name: torch.zeros(shape) for name, shape in shapes.items()}, second, step=10)
+    second = second_moments(model, parameters)
+    moments = AdamMoments({name: torch.zeros_like(moment) for name, moment in second.items()}, second, step=10)
 
     def run() -> object:
         with GradientCapture(model, projection, moments=moments) as capture:
             return batch_gradients(capture, batch, "mean").directions
 
     return run
+
+
+def second_moments(model: peft.PeftModel, parameters: tuple[TrackedParameter, ...]) -> dict[str, torch.Tensor]:
+    return {p.name: torch.full(model.get_parameter(p.name).shape, 1e-6) for p in parameters}
 
 
 def one_at_a_time(model: LlamaForCausalLM, batch: Batch) -> Callable[[], object]:
@@ -79,39 +87,116 @@ def one_at_a_time(model: LlamaForCausalLM, batch: Batch) -> Callable[[], object]
     return run
 
 
-def cases(shape: str, dtype: str, dimension: int) -> dict[str, Callable[[], object]]:
-    plain, adapted = make_model(shape, dtype), with_lora(make_model(shape, dtype))
+def modules(model: LlamaForCausalLM, which: str, prefix: str) -> set[str]:
+    """Tracked modules by their names in the base model, as bergson has them."""
+    return {use.module.removeprefix(prefix) for p in tracked_parameters(model, which) for use in p.uses}
+
+
+def full_cases(model: LlamaForCausalLM, shape: str, labeled: float, dimension: int) -> Cases:
+    batch = make_batch(shape, labeled)
+    late = f"last:{SHAPES[shape]['num_hidden_layers'] // 3}"
+    columns = Projection(tracked_parameters(model, "blocks"), dimension=dimension).columns
+    cases: Cases = {
+        STEP: training_step(model, batch),
+        f"spicerack, global k = {dimension}": spicerack_pass(model, batch, dimension),
+        f"spicerack, sketch alone ({columns:,} columns)": spicerack_pass(model, batch, columns),
+        "bergson, 16 x 16 a module": peers.bergson_pass(model, batch),
+        "spicerack, last third of the blocks": spicerack_pass(model, batch, dimension, late),
+        "bergson, last third of the blocks": peers.bergson_pass(model, batch, targets=modules(model, late, "model.")),
+    }
+    if labeled == 1.0:
+        cases["dattri LoGra, 16 x 16 a module"] = peers.dattri_pass(model, batch, sorted(modules(model, "blocks", "")))
+        cases["one sample at a time, no projection"] = one_at_a_time(model, batch)
+    return cases
+
+
+def lora_cases(model: LlamaForCausalLM, adapted: peft.PeftModel, shape: str, dimension: int) -> Cases:
     batch = make_batch(shape, 1.0)
-    columns = Projection(tracked_parameters(plain, "blocks"), dimension=dimension).columns
+    own = modules(adapted, "lora", "base_model.")
+    moments = second_moments(adapted, tracked_parameters(adapted, "lora"))
+    second = {name.removeprefix("base_model.").removesuffix(".weight"): moment for name, moment in moments.items()}
     return {
-        "training step": training_step(plain, batch),
-        "training step, one sample at a time": one_at_a_time(plain, batch),
-        f"all layers, global k = {dimension}": spicerack_pass(plain, batch, dimension),
-        f"all layers, sketch alone ({columns:,} columns)": spicerack_pass(plain, batch, columns),
+        STEP: training_step(model, batch),
         "LoRA r16 training step": lora_training_step(adapted, batch),
-        "LoRA r16 rows": spicerack_pass(adapted, batch, dimension, "lora"),
-        "LoRA r16 rows, plain and Adam-form": adam_pass(adapted, batch, dimension),
+        "spicerack, LoRA r16": spicerack_pass(adapted, batch, dimension, "lora"),
+        "bergson, LoRA r16": peers.bergson_pass(adapted, batch, targets=own),
+        "spicerack, LoRA r16, plain and Adam-form rows": adam_pass(adapted, batch, dimension),
+        "bergson, LoRA r16, Adam-normalized rows": peers.bergson_pass(adapted, batch, targets=own, second=second),
     }
 
 
-def length_cases(shape: str, dtype: str, tokens: int) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """The same pass over samples of one length and of lognormal lengths, cut into batches of `tokens`."""
-    model = make_model(shape, dtype)
+def dense_cases(model: LlamaForCausalLM, shape: str, dimension: int) -> Cases:
+    """One projection of the whole gradient, as the papers define it."""
+    batch = make_batch(shape, 1.0)
+    weights = [model.get_parameter(p.name) for p in tracked_parameters(model, "blocks")]
+    columns = peers.TRAK_COLUMNS
+    return {
+        STEP: training_step(model, batch),
+        f"spicerack, global k = {dimension}": spicerack_pass(model, batch, dimension),
+        f"bergson, global k = {columns}": peers.bergson_pass(model, batch, projection=columns, whole=True),
+        f"TRAK's projector, k = {columns}": peers.trak_pass(model, batch, weights),
+    }
+
+
+def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Cases, dict[str, int], list[str]]:
+    """The same passes over samples of one length and of lognormal lengths, cut into batches of `tokens`."""
     projection = Projection(tracked_parameters(model, "blocks"), dimension=4096, dtype=model.dtype)
-    rng = np.random.default_rng(0)
-    lengths = {"equal lengths": np.full(64, 128), "mixed lengths": rng.lognormal(4.6, 0.6, 64).astype(int).clip(8, 512)}
-    runs, real = {}, {}
-    for name, values in lengths.items():
+    count = 128  # fewer have no neighbors of their length
+    drawn = np.random.default_rng(0).lognormal(4.6, 0.6, count).astype(int).clip(8, 512)
+    runs: Cases = {}
+    real, notes = {}, []
+    for kind, values in (("equal", np.full(count, 128)), ("mixed", drawn)):
         samples = random_samples(values.tolist(), vocab_size=SHAPES[shape]["vocab_size"], trained=1.0)
-        batches = [collate([samples[i] for i in members]) for members in plan_batches(values, tokens)]
+        plan = plan_batches(values, tokens)
+        padded = sum(len(members) * values[members].max() for members in plan)
+        notes.append(f"{kind} lengths: {len(plan)} batches, {1 - values.sum() / padded:.1%} pads")
+        batches = [collate([samples[i] for i in members]) for members in plan]
 
         def run(batches: list[Batch] = batches) -> None:
             with GradientCapture(model, projection) as capture:
                 for batch in batches:
                     batch_gradients(capture, batch, "mean")
 
-        runs[name], real[name] = run, int(values.sum())
-    return runs, real
+        runs[f"spicerack, {kind} lengths"] = run
+        rival = peers.bergson_lengths(model, [sample.input_ids.tolist() for sample in samples], tokens)
+        runs[f"bergson, {kind} lengths"] = rival
+        real |= {f"{who}, {kind} lengths": int(values.sum()) for who in ("spicerack", "bergson")}
+    return runs, real, notes
+
+
+def agreement(shape: str) -> list[str]:
+    """Largest relative error of a sample's gradient, whole and in float32, between those who can give it."""
+    model, batch = make_model(shape, "float32"), make_batch(shape, 0.5)
+    parameters = tracked_parameters(model, "last:1")
+    projection = Projection(parameters, dimension=None)
+    with GradientCapture(model, projection) as capture:
+        rows = batch_gradients(capture, batch, "mean").rows
+    model.requires_grad_(True)
+    worst = 0.0
+    for row, ids, labels in zip(rows, batch.input_ids, batch.labels, strict=True):
+        loss = model(input_ids=ids[None], labels=labels[None], use_cache=False).loss
+        truth = torch.autograd.grad(loss, [model.get_parameter(p.name) for p in parameters])
+        whole = torch.cat([gradient.flatten() for gradient in truth])
+        worst = max(worst, float((row - whole).norm() / whole.norm()))
+    lines = [f"spicerack and one sample at a time: {worst:.1e}"]
+    kept: dict[str, torch.Tensor] = {}
+    own = [p.uses[0].module.removeprefix("model.") for p in parameters]
+    if run := peers.bergson_pass(model, batch, targets=set(own), projection=None, keep=kept):
+        run()
+        theirs = torch.cat([kept[name].flatten(1) for name in own], 1)
+        lines.append(f"spicerack and bergson: {float(((rows - theirs).norm(dim=1) / rows.norm(dim=1)).max()):.1e}")
+    return lines
+
+
+def measure(cases: Cases, rounds: int, tokens: int, *, warm_up: int = 1) -> tuple[list[str], dict[str, list[float]]]:
+    timings = interleave({name: run for name, run in cases.items() if run is not None}, rounds, warm_up)
+    lines = [*table(timings, STEP, tokens, "tokens"), ""]
+    if any(name.startswith("LoRA") for name in cases):
+        lora = next(timing for timing in timings if timing.name == "LoRA r16 training step")
+        own = next(timing for timing in timings if timing.name == "spicerack, LoRA r16")
+        median, least, most = own.ratio(lora)
+        lines += [f"spicerack, LoRA r16: {median:.2f} ({least:.2f} to {most:.2f}) of a LoRA training step", ""]
+    return lines, {timing.name: timing.seconds for timing in timings}
 
 
 def main() -> None:
@@ -120,24 +205,42 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dimension", type=int, default=8192)
+    parser.add_argument("--dense", action="store_true", help="also projections of whole gradients, one round")
     arguments = parser.parse_args()
-    lines = ["# Gradient pass, case by case", "", machine("spicerack", "torch", "transformers", "peft"), ""]
+    lines = ["# Gradient pass, case by case", "", machine(*PACKAGES), ""]
     raw = []
     for shape in arguments.shape or list(SHAPES):
+        tokens = int(np.prod(BATCHES[shape]))
         for dtype in arguments.dtype or ["float32", "bfloat16"]:
-            contenders = cases(shape, dtype, arguments.dimension)
-            timings = interleave(contenders, arguments.rounds)
-            tokens = make_batch(shape, 1.0).input_ids.numel()
-            lines += [f"## {shape}, {dtype}", "", *table(timings, "training step", tokens, "tokens"), ""]
-            seconds = {t.name: t.seconds for t in timings}
-            runs, real = length_cases(shape, dtype, 2048)
-            for timing in interleave(runs, arguments.rounds):
+            model = make_model(shape, dtype)
+            tables = {
+                "all tokens labeled": lambda m=model, s=shape: full_cases(m, s, 1.0, arguments.dimension),
+                "half the tokens labeled": lambda m=model, s=shape: full_cases(m, s, 0.5, arguments.dimension),
+                "LoRA": lambda m=model, s=shape, d=dtype: lora_cases(
+                    m, with_lora(make_model(s, d)), s, arguments.dimension
+                ),
+            }
+            for name, cases in tables.items():
+                text, seconds = measure(cases(), arguments.rounds, tokens)
+                lines += [f"## {shape}, {dtype}, {name}", "", *text]
+                raw.append({"shape": shape, "dtype": dtype, "table": name, "seconds": seconds})
+            if arguments.dense and dtype == "float32":
+                text, seconds = measure(dense_cases(model, shape, arguments.dimension), 1, tokens, warm_up=0)
+                lines += [f"## {shape}, {dtype}, dense projections, one round", "", *text]
+                raw.append({"shape": shape, "dtype": dtype, "table": "dense", "seconds": seconds})
+            runs, real, notes = length_cases(model, shape, 2048)
+            lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
+            seconds = {}
+            for timing in interleave({n: r for n, r in runs.items() if r is not None}, min(arguments.rounds, 3)):
                 rate = real[timing.name] / sorted(timing.seconds)[len(timing.seconds) // 2]
-                lines.append(f"{timing.name}: {rate:,.0f} real tokens/s")
+                lines.append(f"{timing.name}: {rate:,.0f} real tokens/s  ")
                 seconds[timing.name] = timing.seconds
             lines.append("")
-            raw.append({"shape": shape, "dtype": dtype, "seconds": seconds, "real_tokens": real})
-    keep("gradient_cases", lines, raw)
+            raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds": seconds, "real_tokens": real})
+        lines += [f"## {shape}, agreement of exact gradients, the last block, half the tokens labeled", ""]
+        lines += [*(f"{line}  " for line in agreement(shape)), ""]
+    suffix = "_".join([*(arguments.shape or []), *(arguments.dtype or [])])
+    keep(f"gradient_cases_{suffix}" if suffix else "gradient_cases", lines, raw)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,8 @@
     .venv/bin/python benchmarks/gradients.py [--shape smollm2] [--dtype float32] [--rounds 7]
 
 The training step is forward, loss over the same labels, backward with all weight gradients. Bergson is timed when it
-is installed:
-
-    pip install --no-deps bergson==2.5.1 simple-parsing jaxtyping wadler-lindig natsort ml_dtypes petname
-    pip install --no-deps docstring-parser torchopt optree
-
-It is run as its own `build` command runs it: 16 x 16 sketch per module, all weights frozen but the embedding.
+is installed (`peers.py` says how), as its own `build` command runs: 16 x 16 sketch per module, all weights frozen but
+the embedding.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
 from harness import interleave, keep, machine, table
+from peers import bergson_pass
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spicerack.data.batching import Batch
@@ -85,38 +82,6 @@ def spicerack_pass(
             rows = batch_gradients(capture, batch, "mean").rows
         model.set_attn_implementation("sdpa")
         return rows
-
-    return run
-
-
-def bergson_pass(model: LlamaForCausalLM, batch: Batch) -> Callable[[], object] | None:
-    try:
-        from bergson import GradientProcessor, InMemoryCollector
-        from bergson.collector.collector import fwd_bwd_factory
-        from bergson.config.config import IndexConfig
-    except ImportError as error:
-        print(f"bergson is left out: {error}")
-        return None
-    from datasets import Dataset
-
-    rows = {"input_ids": batch.input_ids.tolist(), "labels": batch.labels.tolist()}
-    rows["length"] = [len(row) for row in rows["input_ids"]]
-    data = Dataset.from_dict(rows)
-    config = IndexConfig(run_path="unused", loss_reduction="mean")
-    forward_backward = fwd_bwd_factory(config)
-    indices = list(range(len(data)))
-    mask = torch.ones_like(batch.input_ids, dtype=torch.bool)
-
-    collector = InMemoryCollector(
-        model=model.base_model, data=data, cfg=config, processor=GradientProcessor(projection_dim=16)
-    )
-
-    def run() -> None:
-        model.requires_grad_(False)
-        model.get_input_embeddings().requires_grad_(True)
-        with collector.with_batch(mask):
-            losses = forward_backward(model, batch.input_ids, batch.labels, {})
-        collector.process_batch(indices, losses=losses.detach())
 
     return run
 
