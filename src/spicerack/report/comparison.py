@@ -46,8 +46,8 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         mixes=_mixes(results, of_budget),
         overlaps=[
             (budget, Markup(heatmap(found["labels"], found["jaccard"], title=f"overlap at {budget}")))
-            for budget, found in results["overlap"].items()
-            if len(found["labels"]) > 1
+            for budget in budgets
+            if (found := results["overlap"].get(budget)) and len(found["labels"]) > 1
         ],
         recipe=_recipe(results["settings"]),
     )
@@ -141,7 +141,7 @@ def _recipe(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What decides the training and the measure, without what is at nothing."""
     shown = []
     for section in ("recipe", "measures", "labels"):
-        for name, value in settings[section].items():
+        for name, value in sorted(settings[section].items()):
             if value is not None:
                 shown.append((name, str(value)))
     return shown

@@ -58,14 +58,15 @@ def _forest_row(canvas: Canvas, row: Row, y: float, axis: Axis, left: float) -> 
 def by_budget(rows: Sequence[Row], budgets: Sequence[str], *, title: str, lines: Mapping[str, float]) -> str:
     """A line a method over the budgets, an interval at each point, its name at the end."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    right = room_for(labels, most=230.0) + 30
+    right = room_for(labels, most=230.0) + 40
     values = [v for row in rows for v in _extent(row)]
     shown = {name: value for name, value in lines.items() if _near(value, values)}
     canvas = Canvas(WIDTH, 380, title)
     y = Axis.over([*values, *shown.values()], 330, 20)
     stop = WIDTH - right - 20
-    step = (stop - 90) / max(1, len(budgets) - 1)
-    place = {budget: (90 + i * step if len(budgets) > 1 else (90 + stop) / 2) for i, budget in enumerate(budgets)}
+    step = (stop - 110) / max(1, len(budgets) - 1)
+    place = {budget: (110 + i * step if len(budgets) > 1 else (90 + stop) / 2) for i, budget in enumerate(budgets)}
+    apart = min(5.0, 50.0 / len(labels))
     for tick in y.ticks:
         canvas.line(70, y(tick), stop + 20, y(tick), "grid")
         canvas.text(62, y(tick), y.label(tick), "end")
@@ -74,7 +75,7 @@ def by_budget(rows: Sequence[Row], budgets: Sequence[str], *, title: str, lines:
         canvas.text(74, y(value) - 9, name, "start", "axis")
     ends: dict[str, float] = {}
     for number, label in enumerate(labels):
-        dodge = 5.0 * (number - (len(labels) - 1) / 2)
+        dodge = apart * (number - (len(labels) - 1) / 2)
         points = []
         for row in (row for row in rows if row["label"] == label):
             x, loss = place[row["budget"]] + dodge, row["loss"]
@@ -86,8 +87,8 @@ def by_budget(rows: Sequence[Row], budgets: Sequence[str], *, title: str, lines:
         ends[label] = points[-1][1]
     for label, height in _apart(ends, 17.0).items():
         number = labels.index(label)
-        canvas.dot(stop + 34, height, f"c{number % COLORS}")
-        canvas.text(stop + 44, height, cut_label(label, 28))
+        canvas.dot(stop + 42, height, f"c{number % COLORS}")
+        canvas.text(stop + 52, height, cut_label(label, 28))
     for budget, x in place.items():
         canvas.text(x, 348, budget, "middle")
     canvas.text((70 + stop) / 2, 370, "budget", "middle", "axis")
