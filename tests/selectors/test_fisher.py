@@ -61,7 +61,7 @@ def test_the_certificate_of_states_bounds_the_best_set(states, tmp_path, write_f
     certificate = selection.certificate
     assert certificate.information == pytest.approx(information(X[selection.indices], 1.0))
     assert certificate.upper_bound >= best - 1e-9
-    assert certificate.share >= certificate.information / best * 0.75
+    assert certificate.share >= certificate.greedy_factor > 1 - 1 / np.e
     assert select(store, "fisher", 3, features="last_hidden", certify=False).certificate is None
 
 

@@ -27,7 +27,7 @@ from spicerack.information.relaxation import LEAST, affordable, relaxation_bound
 from spicerack.information.state import InformationState
 from spicerack.information.tangent import TAME
 
-Method = Literal["online", "empty set", "prefix", "relaxation"]
+Method = Literal["online", "empty set", "prefix", "relaxation", "greedy"]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from spicerack.information.certificate import Allowance, Certificate
+from spicerack.information.certificate import Allowance, Certificate, Method
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.room import Room
 
 BATCH = 32
+ONLINE: Method = "online"
+GREEDY: Method = "greedy"
 TIE = 1e-10
 """Relative difference up to which two values are equal."""
 
@@ -102,18 +104,28 @@ def lazy_picks(objective: Objective, bounds: FloatArray, room: Room, eligible: B
     return LazyResult(indices, np.array(gains), left)
 
 
-def online_certificate(objective: Objective, result: LazyResult, allowance: Allowance, measure: str) -> Certificate:
-    """The bound from the chosen set: `F(B) <= F(S) + sum of the best gains given S` for every allowed set B.
+def lazy_certificate(
+    objective: Objective, result: LazyResult, allowance: Allowance, measure: str, *, plain: bool
+) -> Certificate:
+    """The better of two bounds of every allowed set B (Nemhauser, Wolsey and Fisher 1978).
 
-    (Nemhauser, Wolsey and Fisher 1978.) Greedy itself promises 1 - 1/e of the optimum for a budget in rows.
+    From the chosen set: `F(B) <= F(S) + sum of the best gains given S`. And, for a budget in rows and nothing else,
+    what greedy promises before it begins: `F(S) >= (1 - (1 - 1/s)^s) F(B)`.
 
     Args:
         objective: that has absorbed the picks.
         result: of `lazy_picks`.
         allowance: the sets that the bound speaks of.
         measure: what the objective measures, for the sentence.
+        plain: no quotas narrowed the choice, and no row was forced.
     """
     rest = np.flatnonzero(np.isfinite(result.left))
-    upper = objective.value + allowance.best_sum(result.left, rest)
-    share = min(1.0, objective.value / upper) if upper > 0.0 else 1.0
-    return Certificate(objective.value, upper, share, None, "online", measure=measure)
+    value, method = objective.value, ONLINE
+    upper = value + allowance.best_sum(result.left, rest)
+    factor = None
+    if plain and allowance.count is not None and result.indices.size == allowance.count:
+        factor = 1.0 - (1.0 - 1.0 / allowance.count) ** allowance.count
+        if value / factor < upper:
+            upper, method = value / factor, GREEDY
+    share = min(1.0, value / upper) if upper > 0.0 else 1.0
+    return Certificate(value, upper, share, None, method, greedy_factor=factor, measure=measure)

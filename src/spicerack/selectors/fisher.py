@@ -18,7 +18,7 @@ from spicerack.information.decomposition import trace_table
 from spicerack.information.grouped import GroupedFisher
 from spicerack.information.logdet import FullFisher
 from spicerack.information.search import search
-from spicerack.information.submodular import lazy_picks, online_certificate
+from spicerack.information.submodular import lazy_certificate, lazy_picks
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import allowance, certificate_of, prefix_bounds
 from spicerack.selectors.preparing import memory_for, read_array, resolve_alpha
@@ -118,7 +118,8 @@ def _by_samples(problem: Problem, options: FisherOptions) -> Picks:
     trace = trace_table(result.gains, base[result.indices], np.zeros(result.indices.size), 0.0)
     certificate = None
     if options.certify:
-        certificate = online_certificate(objective, result, allowance(problem, None), "information")
+        plain = problem.quotas is None and not problem.forced
+        certificate = lazy_certificate(objective, result, allowance(problem, None), "information", plain=plain)
     return Picks(result.indices, scores, trace, certificate, {"alpha": alpha})
 
 

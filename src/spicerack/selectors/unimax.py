@@ -21,7 +21,7 @@ from spicerack.information.contents import content_order
 from spicerack.information.graph import edges, reach
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
 from spicerack.information.spread import Spread
-from spicerack.information.submodular import lazy_picks, online_certificate
+from spicerack.information.submodular import lazy_certificate, lazy_picks
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import allowance
 from spicerack.selectors.preparing import read_array
@@ -86,7 +86,10 @@ class UniMax:
         trace = np.empty(result.indices.size, dtype=TRACE_DTYPE)
         trace["gain"] = trace["score"] = result.gains
         trace["uncertainty"] = u[result.indices]
-        certificate = online_certificate(objective, result, allowance(problem, None), "spread and uncertainty")
+        plain = problem.quotas is None and not problem.forced
+        certificate = lazy_certificate(
+            objective, result, allowance(problem, None), "spread and uncertainty", plain=plain
+        )
         scores[~usable] = np.nan
         return Picks(result.indices, scores, trace, certificate, findings={"weight_of_uncertainty": lam})
 
