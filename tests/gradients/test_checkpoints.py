@@ -6,6 +6,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import spicerack
@@ -296,6 +297,37 @@ def test_checkpoints_with_other_adapters_are_refused(tiny_pool, tmp_path):
     (other / "checkpoint-6").rename(folder / "checkpoint-6")
     with pytest.raises(ModelError, match="tracks 4 weights at one checkpoint and 8 others"):
         collect(tiny_pool, tmp_path / "s", checkpoints=str(folder))
+
+
+@pytest.mark.parametrize("kind", ["transformers", "torch"])
+def test_adafactors_rows_have_an_array_of_its_name(tiny_pool, tmp_path, kind):
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(base_model(), lora)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if kind == "torch":
+        optimizer = torch.optim.Adafactor([{"params": trained}, {"params": []}], lr=1e-3)
+    else:
+        optimizer = transformers.Adafactor(trained, lr=1e-3, scale_parameter=False, relative_step=False)
+    for parameter in trained:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    model.save_pretrained(tmp_path / "c")
+    torch.save(optimizer.state_dict(), tmp_path / "c" / "optimizer.pt")
+    base_model().save_pretrained(tmp_path / "base")
+    store = collect(
+        tiny_pool,
+        tmp_path / "s",
+        model=str(tmp_path / "base"),
+        adapter_name_or_path=str(tmp_path / "c"),
+        optimizer_state=str(tmp_path / "c"),
+        dtype="float32",
+    )
+    assert store.arrays == {"gradient": 24, "adafactor": 24}
+    assert "adam_eps" not in store.settings
+    plain, direction = store.matrix("unit"), store.matrix("unit", array="adafactor")
+    cosines = (plain * direction).sum(1)
+    assert (cosines > 0.1).all()  # a positive scale for every coordinate keeps to the gradient's side
+    assert (cosines < 0.999).all()
 
 
 @pytest.mark.parametrize("dimension", [8, None])

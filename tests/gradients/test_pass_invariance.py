@@ -50,6 +50,7 @@ OPTIONS = {
     "tied head": {"architecture": "llama-tied", "which": "embed_tokens|v_proj"},
     "head alone": {"which": "lm_head"},
     "exact": {"dimension": None},
+    "blocks": {"layout": "blocks"},
     "exact norms": {"exact_norms": True},
     "exact norms of a tied head": {"architecture": "llama-tied", "which": "embed_tokens|v_proj", "exact_norms": True},
     "experts": {"architecture": "qwen3-moe", "exact_norms": True},
@@ -74,6 +75,7 @@ class Pass:
         which="blocks",
         adapted=False,
         dimension=40,
+        layout="folded",
         moments=None,
         reduction="mean",
         exact_norms=False,
@@ -81,7 +83,7 @@ class Pass:
     ):
         self.model = (with_lora(tiny_model(architecture)) if adapted else tiny_model(architecture)).to(dtype)
         self.parameters = tracked_parameters(self.model, which)
-        self.projection = Projection(self.parameters, dimension=dimension, sketch=5, dtype=dtype)
+        self.projection = Projection(self.parameters, dimension=dimension, sketch=5, layout=layout, dtype=dtype)
         self.moments = moments(self.model, self.parameters) if moments else None
         self.reduction, self.exact_norms = reduction, exact_norms
         self.left = architecture not in ABSOLUTE_POSITIONS
@@ -177,6 +179,20 @@ def test_half_precision_rows_are_near_those_of_the_same_weights_in_float32(dtype
     for name in ("rows", "directions"):
         assert torch.nn.functional.cosine_similarity(getattr(result, name), truth[name]).min() > 0.97
     torch.testing.assert_close(result.gradient_norm, truth["gradient_norm"], rtol=0.15, atol=0.0)
+
+
+def test_an_adapter_in_another_type_than_its_model_has_rows():
+    """As peft leaves it: float32 adapters on a model in bfloat16."""
+    half, full = (Pass(adapted=True, which="lora", moments=adam) for _ in range(2))
+    for parameter in half.model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    half.projection = Projection(half.parameters, dimension=40, sketch=5, dtype=torch.bfloat16)
+    full.model.load_state_dict({name: tensor.float() for name, tensor in half.model.state_dict().items()})
+    samples = random_samples([5, 9, 7], trained=1.0)
+    result, truth = half.fast(padded(samples, "right", 0)), _stacked([full.slow(sample) for sample in samples])
+    for name in ("rows", "directions"):
+        assert torch.nn.functional.cosine_similarity(getattr(result, name), truth[name]).min() > 0.97
 
 
 @functools.cache
