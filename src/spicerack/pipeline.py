@@ -118,7 +118,7 @@ def run(
         return _run_in_the_loop(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     targets = _check_selection(config)  # what is wrong with the selection must not cost a gradient pass
     needs = _needs(config)
-    compute = features_alone(needs)
+    compute = None if _groups_by_gradients(config) else features_alone(needs)
     if compute is not None:
         given: dict[str, Any] = {"pool": pool, "model": model, "tokenizer": tokenizer, "progress": progress}
         return _run_on_features(config, compute, targets, **given)
@@ -261,6 +261,12 @@ def _check_selection(config: RunConfig) -> list[Target]:
     read_options(selector, chosen.method_options)
     require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
     return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+
+
+def _groups_by_gradients(config: RunConfig) -> bool:
+    """Whether trim or quotas read gradients, whatever the method reads."""
+    chosen = config.selection
+    return chosen.trim > 0.0 or (chosen.groups or "").startswith("clusters:")
 
 
 def _needs(config: RunConfig) -> Needs:
