@@ -161,6 +161,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--parallel", type=int, default=1)
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2: with one, intervals hold the held-out rows' share alone")
     for regime in options.regimes.split(","):
         if regime not in REGIMES:
             parser.error(f"unknown regime {regime!r}; there is: {', '.join(REGIMES)}")

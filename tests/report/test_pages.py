@@ -134,6 +134,9 @@ def test_a_comparison_has_its_page(options):
     assert ("Against random" in page) == options.get("random", True)
     assert ("no method sees it" in page) == options.get("flag", True)
     assert comparison_page(comparison(**options)) == page
+    decided = options.get("random", True) and options.get("seeds", 2) > 1
+    assert ('class="whole good"' in page) == decided
+    assert ("do not decide by them" in page) == (options.get("seeds", 2) == 1)
 
 
 def test_a_page_with_a_lone_surrogate_can_be_written(tmp_path):

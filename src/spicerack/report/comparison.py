@@ -81,7 +81,7 @@ def _tables(
     tables = []
     for budget in budgets:
         members = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["loss"]["mean"])
-        lowest = {name: min(row["groups"][name] for row in members) for name in groups} if members else {}
+        lowest = {name: min(row["groups"][name] for row in members) for name in groups} if len(members) > 1 else {}
         shown = [_texts(row, number == 0 and budget is not None, groups, lowest) for number, row in enumerate(members)]
         if shown:
             tables.append((f"budget {budget}" if budget is not None else NO_BUDGET, shown))
@@ -91,7 +91,7 @@ def _tables(
 def _texts(row: Mapping[str, Any], best: bool, groups: Sequence[str], lowest: Mapping[str, float]) -> dict[str, Any]:
     loss, change = row["loss"], row["versus_random"]
     verdict = ""
-    if change and change["low"] is not None:
+    if change and change["low"] is not None and row["seeds"] > 1:  # one seed's interval holds the rows' share alone
         verdict = "good" if change["high"] < 0 else "bad" if change["low"] > 0 else ""
     return {
         "label": row["label"],
@@ -108,7 +108,7 @@ def _texts(row: Mapping[str, Any], best: bool, groups: Sequence[str], lowest: Ma
         "select": _number(row["selection_seconds"], ",.1f"),
         "train": _number(row["training_seconds"], ",.0f"),
         "groups": [
-            {"text": f"{row['groups'][name]:.3f}", "best": row["groups"][name] == lowest[name]} for name in groups
+            {"text": f"{row['groups'][name]:.3f}", "best": row["groups"][name] == lowest.get(name)} for name in groups
         ],
     }
 
