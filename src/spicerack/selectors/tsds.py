@@ -24,7 +24,7 @@ from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.preparing import read_array
 from spicerack.selectors.ranking import TRACE_DTYPE, narrowed
 
-ARRAY = "embedding"
+ARRAY = "embedding_weighted"
 DECIMALS = 5
 
 
