@@ -171,8 +171,7 @@ class _Search:
 
     def _solve(self, X: FloatArray, R: FloatArray, weights: FloatArray) -> FloatArray:
         """`M_w^{-1} R`."""
-        used = np.flatnonzero(weights > 1e-12)
-        U = inverse_root(X[used] * np.sqrt(self.alpha * weights[used])[:, None])
+        U = inverse_root(X, self.alpha * weights)
         return np.asarray(U @ (U.T @ R))
 
     def _squares(self, X: FloatArray, Y: FloatArray) -> FloatArray:

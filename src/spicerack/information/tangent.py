@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from spicerack.information.inverse import cholesky_of_moment
-from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, row_energies
+from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray, RowMatrix, row_energies
 
 TAME = 1e12
 """Trace of `M` from which it is factored from the rows themselves: beside larger entries the identity is lost."""
@@ -86,9 +86,7 @@ class FullForm:
 
     def tangent(self, weights: FloatArray) -> Tangent:
         """The tangent of f at `weights` (m,)."""
-        used = np.flatnonzero(weights > 1e-12)
-        A = self._X[used] * np.sqrt(self.alpha * weights[used])[:, None]
-        U = inverse_root(A)
+        U = inverse_root(self._X, self.alpha * weights)
         logs = -2.0 * np.log(np.abs(np.diag(U)))
         trace = float(np.einsum("ij,ij->", U, U)) + self._beyond
         return Tangent(U, float(logs.sum() + self._unit * np.abs(logs).sum()), trace)
@@ -167,12 +165,20 @@ class DiagonalForm:
         return math.inf
 
 
-def inverse_root(A: FloatArray) -> FloatArray:
-    """Upper triangular U with `U U^T = (I + A^T A)^{-1}`, (r, r), up to rounding."""
-    moment = A.T @ A
-    moment[np.diag_indices_from(moment)] += 1.0
+def inverse_root(X: FloatArray, weights: FloatArray) -> FloatArray:
+    """Upper triangular U with `U U^T = (I + sum_i weights_i x_i x_i^T)^{-1}`, (r, r), up to rounding.
+
+    Rows are weighted a block at a time: candidates may fill a good part of the memory that may be used.
+    """
+    used = np.flatnonzero(weights > 1e-12 * float(weights.max(initial=0.0)))
+    scale = np.sqrt(weights[used])[:, None]
+    moment = np.eye(X.shape[1])
+    step = max(1, BLOCK_BYTES // (8 * max(1, X.shape[1])))
+    for start in range(0, used.size, step):
+        A = X[used[start : start + step]] * scale[start : start + step]
+        moment += A.T @ A
     tame = float(np.trace(moment)) < TAME
-    R = np.linalg.cholesky(moment).T if tame else cholesky_of_moment(A)
+    R = np.linalg.cholesky(moment).T if tame else cholesky_of_moment(X[used] * scale)
     return np.triu(np.linalg.inv(R))  # of an upper triangular matrix the LU pivots nothing, so this drops zeros only
 
 
