@@ -162,3 +162,27 @@ def test_centering_makes_a_common_direction_count(G):
     ]
     assert effect[0]["changed_picks"] == 0
     assert effect[1]["changed_picks"] > 0
+
+
+@pytest.mark.parametrize("objective", ["volume", "transductive"])
+def test_a_store_larger_than_the_memory_is_streamed_to_the_same_picks(objective, tmp_path):
+    from spicerack.store.writer import StoreWriter
+
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((700, 24)) * rng.lognormal(0, 0.5, (700, 1))).astype(np.float32)
+    numbers = np.arange(700)
+    names = ("loss_mean", "loss_sum", "tokens", "trained_tokens", "cut_tokens", "gradient_norm")
+    with StoreWriter.create_or_resume(
+        tmp_path / "store", settings={}, n=700, arrays={"gradient": 24}, shard_rows=128
+    ) as writer:
+        for shard in writer.missing():
+            part = numbers[shard.start : shard.stop]
+            table = {name: np.ones(part.size) for name in names}
+            table |= {"id": [str(i) for i in part], "source": ["s"] * part.size}
+            writer.write(shard, {"gradient": rows[part]}, table)
+        store = writer.finish()
+    options = {"budget": 40, "objective": objective, "alpha": 0.05}
+    held, streamed = select(store, **options), select(store, **options, memory_gb=1e-6)
+    assert "streamed" in [choice["value"] for choice in streamed.manifest["choices"]]
+    np.testing.assert_array_equal(held.indices, streamed.indices)
+    assert held.certificate.share == streamed.certificate.share
