@@ -201,9 +201,7 @@ def _run_in_the_loop(
     labeler = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template)
     loop = Loop(rows, labeler, loaded, config, progress=progress)
     selection = loop.run(output_dir / "loop")
-    files = write_selection(
-        output_dir, rows, selection, config_yaml=dump_config(config), rows_table=loop.rows_table()
-    )
+    files = write_selection(output_dir, rows, selection, config_yaml=dump_config(config), rows_table=loop.rows_table())
     _write_report(files, output_dir)
     return Run(output_dir, None, selection, files, loop.survey, None)
 

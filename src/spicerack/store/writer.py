@@ -186,7 +186,7 @@ def _new_manifest(
         "format_version": FORMAT_VERSION,
         "settings": dict(settings),
         "n": n,
-        "arrays": dict(sorted(arrays.items())),  # the order that the file gives back, so a shard of a later run is alike
+        "arrays": dict(sorted(arrays.items())),  # as the file gives them back: a resumed run writes alike
         "dtype": dtype,
         "columns": [{"name": s.name, "start": s.start, "stop": s.stop} for s in segments or whole],
         "shard_plan": shard_plan(n, shard_rows),
