@@ -174,9 +174,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path("runs/targeted"))
     parser.add_argument("--prompts", type=Path, help="rating prompts of selectit; default: its five")
-    parser.add_argument(
-        "--no-ratings", action="store_true", help="leave selectit out: it reads every sample five times"
-    )
+    parser.add_argument("--rated", type=int, help="rate so many rows only, for what it costs: each is read five times")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.model, arguments.dtype, arguments.rows, arguments.work, arguments.prompts)
     bench.warm_up()
@@ -189,12 +187,13 @@ def main() -> None:
         }
         for kind in kinds
     }
-    if not arguments.no_ratings:
-        bench.features("ratings", bench.pool, bench.work / "ratings", "selectit")
+    rated = min(arguments.rated or len(bench.rows), len(bench.rows))
+    part = _write(bench.work / "rated.jsonl", bench.rows[:: len(bench.rows) // rated][:rated])
+    bench.features("ratings", part, bench.work / "ratings", "selectit")
     one = _one_target(bench, pools, targets)
     every = _all_targets(bench, pools, targets)
-    rest = _without_target(bench, pools, ratings=not arguments.no_ratings)
-    lines = _report(bench, one, every, rest)
+    rest = _without_target(bench, pools, ratings=rated == len(bench.rows))
+    lines = _report(bench, one, every, rest, rated)
     keep("targeted", lines, {"one target": one, "all targets": every, "no target": rest, "passes": bench.costs})
 
 
@@ -251,7 +250,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - started
 
 
-def _report(bench: Bench, one: Any, every: Any, rest: Any) -> list[str]:
+def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[str]:
     names = bench.capabilities
     pool = _mix(bench, np.arange(len(bench.rows)))
     lines = [
@@ -286,6 +285,12 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any) -> list[str]:
         flops = sum(bench.costs[name]["flops"] for name in needed)
         passes = ", ".join(needed) or "none"
         lines.append(f"| {label} | {passes} | {seconds:,.0f} | {flops:.2e} | {found['seconds']:.2f} |")
+    if "selectit" not in rest:
+        share, cost = len(bench.rows) / rated, bench.costs["ratings"]
+        lines.append(
+            f"| selectit | ratings of {rated} rows, scaled to all | {share * cost['seconds']:,.0f} | "
+            f"{share * cost['flops']:.2e} | - |"
+        )
     return lines
 
 

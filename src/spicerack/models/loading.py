@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,12 +170,27 @@ def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype, device:
         _check_weights(Path(name))
         options["use_safetensors"] = True
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**options)
+        with without_bars() if Path(name).exists() else nullcontext():  # a download may show how far it is
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
     if "gguf_file" in location:
         _forget_quantization(model)
     return model if quantized else model.to(device)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of transformers over ours."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> Any:

@@ -35,18 +35,12 @@ NOISE = (
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence what TRL, peft and transformers say about each other (`NOISE`), and their bars over ours."""
-    from transformers.utils import logging
+    from spicerack.models.loading import without_bars
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            for message in NOISE:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    with without_bars(), warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def require_trl() -> None:
