@@ -323,12 +323,18 @@ def test_out_of_memory_is_known_in_all_its_forms(error, answer):
 
 
 METER = """
+import time
 import torch
 from spicerack.gradients.meter import DeviceMeter
 
+def hold():
+    held = torch.ones(1 << 26)
+    time.sleep(0.5)  # on a busy machine the thread that looks has to wait its turn
+    return held.sum()
+
 meter = DeviceMeter(torch.device("cpu"))
 small = meter.measure(lambda: torch.ones(1 << 18).sum())
-large = meter.measure(lambda: (torch.ones(1 << 26), torch.zeros(1 << 20).add(1).sum()))
+large = meter.measure(hold)
 assert large.bytes - small.bytes > 0.5 * (1 << 28), (small, large)
 assert large.seconds > 0
 assert 1 << 20 < meter.free() < 1 << 50
