@@ -198,7 +198,7 @@ def main() -> None:
 
 
 def _one_target(bench: Bench, pools: dict[str, GradientStore], targets: dict[str, dict[str, GradientStore]]) -> Any:
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     for label, (method, kind, options) in TARGETED.items():
         results[label] = {}
         for name in bench.capabilities:
@@ -206,8 +206,7 @@ def _one_target(bench: Bench, pools: dict[str, GradientStore], targets: dict[str
             picked, seconds = _timed(lambda: spicerack.select(pools[kind], method, BUDGET, target, **options))  # noqa: B023
             results[label][name] = {
                 "share": float((bench.labels[picked.indices] == name).mean()),
-                "noise": float(bench.noise[picked.indices].mean()),
-                "picked": int(picked.indices.size),
+                **_mix(bench, picked.indices),
                 "seconds": seconds,
             }
     return results
