@@ -145,6 +145,34 @@ def test_equal_steps_whatever_the_size(data, tmp_path):
     assert trained.manifest["steps"] == 5
 
 
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant_with_warmup"])
+def test_a_training_of_one_step_takes_it_at_the_peak_and_says_so(data, scheduler, tmp_path):
+    options = LORA.model_copy(update={"num_train_epochs": 1, "lr_scheduler_type": scheduler})
+    few = LabeledRows(data.samples[:3], np.arange(3), data.ids[:3], (), "rule")
+    trained = finetune(few, loaded_model(), options, tmp_path)
+    assert trained.manifest["steps"] == 1
+    assert [epoch["mean_learning_rate"] for epoch in trained.manifest["epochs"]] == [5e-3]
+    adapters = {name: value for name, value in weights(trained).items() if "lora_B" in name}
+    assert all(value.abs().max() > 0 for value in adapters.values())  # they begin as zeros
+    assert trained.manifest["options"]["warmup_ratio"] == 0.0
+    assert ("warmup_ratio", 0.0) in [choice[:2] for choice in trained.choices]
+
+
+def test_a_longer_training_begins_at_zero_as_before(data, tmp_path):
+    trained = finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 2}), tmp_path)
+    assert [epoch["mean_learning_rate"] for epoch in trained.manifest["epochs"]] == [5e-3 / 2]  # 0, then the peak
+    assert trained.manifest["options"]["warmup_ratio"] == 0.03
+    assert "warmup_ratio" not in [choice.name for choice in trained.choices]
+
+
+@pytest.mark.parametrize(
+    "update", [{}, {"num_train_epochs": 0.4}, {"gradient_accumulation_steps": 3}, {"max_steps": 2}]
+)
+def test_steps_are_counted_as_the_trainer_does(data, update, tmp_path):
+    options = LORA.model_copy(update=update)
+    assert finetune(data, loaded_model(), options, tmp_path).manifest["steps"] == options.steps(len(data))
+
+
 def test_the_step_is_the_gradient_of_the_mean_over_the_accumulated_tokens(data, tmp_path):
     """One step of plain accumulation by hand: the loss of all tokens of the step, whatever batch they were in."""
     options = WHOLE.model_copy(

@@ -143,6 +143,13 @@ def test_a_resumed_warm_up_is_the_undisturbed_one(pool, labeler, tmp_path):
     assert warmup(pool, labeler, loaded_model(), SMALL, tmp_path / "b").manifest == again.manifest
 
 
+def test_a_warm_up_of_one_step_learns(pool, labeler, tmp_path):
+    once = SMALL.model_copy(update={"fraction": 0.1, "num_train_epochs": 1})
+    done = warmup(pool, labeler, loaded_model(), once, tmp_path)
+    assert [(checkpoint.mean_learning_rate, checkpoint.weight) for checkpoint in done.checkpoints] == [(2e-5, 1.0)]
+    assert "warmup_ratio" in [choice.name for choice in done.choices]
+
+
 def test_the_share_is_drawn_by_the_seed():
     options = WarmupConfig()
     rows = draw(1000, options)

@@ -172,11 +172,12 @@ def train(
 
 def describe(data: LabeledRows, loaded: LoadedModel, options: TrainerOptions) -> dict[str, Any]:
     """What makes two trainings the same: options, model, samples and labels."""
-    from spicerack.training.trainer import default_learning_rate, mixed_precision
+    from spicerack.training.trainer import default_learning_rate, mixed_precision, rising_share
 
     resolved = options.model_dump(mode="json") | {
         "learning_rate": options.learning_rate or default_learning_rate(options),
         "bf16": mixed_precision(loaded, options),
+        "warmup_ratio": rising_share(data, options),
     }
     return {"options": resolved, "model": model_summary(loaded), "data": data.summary()}
 
@@ -219,7 +220,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> No
 
 def choices_of(data: LabeledRows, options: TrainerOptions, loaded: LoadedModel) -> tuple[Choice, ...]:
     """What was decided for the user."""
-    from spicerack.training.trainer import default_learning_rate, mixed_precision
+    from spicerack.training.trainer import default_learning_rate, mixed_precision, rising_share
 
     choices = []
     if options.learning_rate is None:
@@ -227,6 +228,8 @@ def choices_of(data: LabeledRows, options: TrainerOptions, loaded: LoadedModel) 
         choices.append(Choice("learning_rate", default_learning_rate(options), reason))
     if options.bf16 is None:
         choices.append(Choice("bf16", mixed_precision(loaded, options), f"the weights are {loaded.dtype}"))
+    if rising_share(data, options) != options.warmup_ratio:
+        choices.append(Choice("warmup_ratio", 0.0, "one step is all there is, and the rate rises from 0"))
     if data.left_out:
         choices.append(Choice("left out", len(data.left_out), "rows without a trained token"))
     return tuple(choices)

@@ -6,6 +6,7 @@ too: a model is trained on the very tokens that its samples were selected by.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
@@ -50,6 +51,11 @@ class TrainerOptions(Section):
         names = [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
         return "all-linear" if names == ["all-linear"] else names
 
+    def steps(self, samples: int) -> int:
+        """Steps of the optimizer on this many samples, counted as the trainer does."""
+        batches = math.ceil(samples / self.per_device_train_batch_size)
+        return math.ceil(self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps))
+
 
 class TrainConfig(TrainerOptions):
     """`spicerack train`."""
@@ -61,6 +67,10 @@ class TrainConfig(TrainerOptions):
         "epoch", description="when a checkpoint to go on from is left"
     )
     save_steps: Count = Field(100, description="between checkpoints, with save_strategy=steps")
+
+    def steps(self, samples: int) -> int:
+        """Steps of the optimizer: `max_steps` where it is given."""
+        return super().steps(samples) if self.max_steps is None else self.max_steps
 
 
 class WarmupConfig(TrainerOptions):

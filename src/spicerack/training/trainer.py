@@ -121,7 +121,7 @@ def make_trainer(
         output_dir=str(output_dir),
         learning_rate=options.learning_rate or default_learning_rate(options),
         lr_scheduler_type=options.lr_scheduler_type,
-        warmup_steps=_warmup_steps(options),
+        warmup_steps=min(rising_share(data, options), 1.0 - 1e-9),  # below 1 is a share of the steps, 1 is one step
         num_train_epochs=options.num_train_epochs,
         per_device_train_batch_size=options.per_device_train_batch_size,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
@@ -177,6 +177,11 @@ def default_learning_rate(options: TrainerOptions) -> float:
     return 2e-4 if options.use_peft else 2e-5
 
 
+def rising_share(data: LabeledRows, options: TrainerOptions) -> float:
+    """`warmup_ratio`; 0 where there is one step alone: the rise begins at a rate of 0, and nothing would be learned."""
+    return options.warmup_ratio if options.steps(len(data)) > 1 else 0.0
+
+
 def mixed_precision(loaded: LoadedModel, options: TrainerOptions) -> bool:
     """Whether matrix products run in bfloat16: as stated, else where the weights are bfloat16."""
     return loaded.dtype == "bfloat16" if options.bf16 is None else options.bf16
@@ -211,11 +216,6 @@ def own_forward(model: PreTrainedModel) -> Iterator[None]:
         base.__dict__.pop("forward", None)
         if before is not None:
             base.forward = before
-
-
-def _warmup_steps(options: TrainerOptions) -> float:
-    """The trainer reads a number below 1 as a share of the steps, and 1 as one step."""
-    return min(options.warmup_ratio, 1.0 - 1e-9)
 
 
 def _check_device(device: torch.device, config: Any) -> None:
