@@ -10,6 +10,7 @@ direction, and what is left without it opposes far more often.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +55,7 @@ class Conflict:
         self._lengths = 0.0
         self._count = 0
         self._values: FloatArray | None = None
+        self._direction: tuple[FloatArray, float] | None = None
 
     @property
     def count(self) -> int:
@@ -71,13 +73,17 @@ class Conflict:
             squared[part] = np.einsum("ij,ij->i", rows, rows)
         return squared
 
-    def add(self, i: int) -> None:
-        """Absorb row i. The pass over all rows waits until `values` is asked for."""
-        row = self._exact_rows(np.array([i]))[0]
-        self._sum = self._sum + row
-        self._lengths += float(np.linalg.norm(row))
+    def add(self, i: int) -> float:
+        """Absorb row i. Returns its conflict with the picks before. The pass waits until `values` is asked for."""
+        X = self.matrix.row_at(i) if self.center is None else self.matrix.row_at(i) - self.center
+        direction, eta = self.direction()
+        squared = np.einsum("ij,ij->i", X, X)
+        before = float(_opposition(X @ direction, squared, eta)[0])
+        self._sum = self._sum + X[0]
+        self._lengths += math.sqrt(squared[0])
         self._count += 1
-        self._values = None
+        self._values = self._direction = None
+        return before
 
     def absorb(self, rows: IntArray) -> None:
         """Absorb many rows in the order given."""
@@ -87,13 +93,9 @@ class Conflict:
     def values(self) -> FloatArray:
         """Conflict of every row with the picks, (n,), in [0, 1]; one pass over all rows after each pick."""
         if self._values is None:
-            self.tell(self.matrix.product(self.direction()[0]))
-        assert self._values is not None
+            direction = self.direction()[0]
+            self._values = self.of(self.inner(self.matrix.product(direction), direction), slice(None))
         return self._values
-
-    def tell(self, products: FloatArray) -> None:
-        """What a pass over all rows found: their products with the direction of now, (n,)."""
-        self._values = self.of(self.inner(products, self.direction()[0]), slice(None))
 
     def inner(self, products: FloatArray, direction: FloatArray) -> FloatArray:
         """`(g_i - mu) . direction` from the products `g_i . direction`."""
@@ -139,10 +141,13 @@ class Conflict:
 
         A sum that cancels to rounding has no direction: the mean gradient is zero, and so is every conflict.
         """
-        length = float(np.linalg.norm(self._sum))
-        if length <= 64.0 * EPS * self._lengths:
-            return np.zeros(self.matrix.k), 1.0
-        return self._sum / length, ETA * self._count / length
+        if self._direction is None:
+            length = math.sqrt(self._sum @ self._sum)
+            if length <= 64.0 * EPS * self._lengths:
+                self._direction = np.zeros(self.matrix.k), 1.0
+            else:
+                self._direction = self._sum / length, ETA * self._count / length
+        return self._direction
 
     def _exact_rows(self, rows: IntArray) -> FloatArray:
         X = self.matrix.rows_at(rows)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.conflict import Conflict
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix, as_row_matrix
 
@@ -37,8 +36,8 @@ class DiagonalState(ABC):
         """Gain of every row given the empty set, (n,)."""
         return self._base
 
-    def add(self, i: int, rider: Conflict | None = None) -> float:
-        """Absorb row i; one pass over all rows. Returns its gain. The conflict makes its own pass."""
+    def add(self, i: int) -> float:
+        """Absorb row i; one pass over all rows. Returns its gain."""
         gain = self.push(i)
         self.refresh()
         return gain

@@ -2,8 +2,9 @@
 
     score_x(S) = gain_x(S) - penalty * conflict_x(S);  the best score is picked, ties go to the smallest row
 
-(arXiv 2601.23155). `greedy` is the plain loop: a step costs one pass over the rows for the gains and, with a penalty,
-one for the conflict. The log-det of the full Fisher matrix goes through `deferred.py`, which picks the same rows.
+(arXiv 2601.23155). `greedy` is the plain loop: a step costs one pass over the rows, for the gains. Conflict can only
+lower a score, so it is computed where the gain alone could still win. The log-det of the full Fisher matrix goes
+through `deferred.py`, which picks the same rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from spicerack.information.logdet import logdet_tolerance
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.room import Room
 from spicerack.information.state import InformationState
-from spicerack.information.ties import contenders, settle, smallest_best
+from spicerack.information.ties import contenders, settle, smallest_best, tie_width
 
 Watch = Callable[[int, InformationState, BoolArray], None]
 """Called before a pick with the number of picks so far, the state, and the mask of eligible rows not yet picked."""
@@ -106,8 +107,7 @@ class Run:
         if stoppable and self.state.exact_gains(np.array([i]))[0] <= (self.stop_ratio or 0.0) * (self._first or 0.0):
             self.stopped = "stop_ratio"
             return False
-        self._conflicts.append(float(self.conflict.exact(np.array([i]))[0]))
-        self.conflict.add(i)
+        self._conflicts.append(self.conflict.add(i))
         self._gains.append(add(i))
         self._weights.append(weight)
         self._picks.append(i)
@@ -116,10 +116,6 @@ class Run:
         self.alive[i] = False
         self.room.take(i)
         return True
-
-    def add(self, i: int) -> float:
-        """Absorb row i, which the conflict has absorbed, and tell every row; one pass. Returns its gain."""
-        return self.state.add(i, self.conflict if self.penalty.weight else None)
 
     def take_forced(self, add: Callable[[int], float]) -> None:
         """Pick the room's forced rows."""
@@ -165,7 +161,7 @@ def plain_steps(run: Run) -> None:
         if run.watch is not None:
             run.watch(run.step, run.state, run.alive)
         i, weight = best_of_all(run)
-        if not run.take(i, weight, run.add):
+        if not run.take(i, weight, run.state.add):
             break
 
 
@@ -204,13 +200,27 @@ def best_of_all(run: Run) -> tuple[int, float]:
 
 
 def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
-    scores, slack = run.state.gains().copy(), run.state.slack()
-    if weight:
-        scores -= weight * run.conflict.values()
-        slack += weight * run.conflict.slack()
-    np.putmask(scores, ~run.room.open, -np.inf)
+    scores, slack, rows = run.state.gains(), run.state.slack(), None
+    if weight and run.step:
+        rows = _within_reach(run, scores, slack, weight)
+        if rows.size <= max(64, run.state.matrix.n // 64):
+            scores, slack = scores[rows] - weight * run.conflict.exact(rows), slack[rows]
+        else:
+            rows, scores = None, scores - weight * run.conflict.values()
+            slack = slack + weight * run.conflict.slack()
+    if rows is None:
+        scores = np.where(run.room.open, scores, -np.inf)
     near = contenders(scores, slack, run.state.tolerance, weight)
+    near = near if rows is None else rows[near]
     return near, run.state.matrix.copies(near) if near.size > 1 else near
+
+
+def _within_reach(run: Run, gains: FloatArray, slack: FloatArray, weight: float) -> IntArray:
+    """The open rows whose gain is not below what the row of the largest one is sure to score."""
+    upper = np.where(run.room.open, gains + slack, -np.inf)
+    top = int(upper.argmax())
+    sure = gains[top] - slack[top] - weight * float(run.conflict.exact(np.array([top]))[0])
+    return np.flatnonzero(upper >= sure - tie_width(float(upper[top]), run.state.tolerance, weight))
 
 
 def _best_gain(run: Run) -> float:

@@ -56,7 +56,7 @@ class Inverse:
             solved: the row with its y and `alpha q`, where `solve` has just given them.
         """
         if solved is None:
-            X = self._matrix.rows_at(np.array([i]))
+            X = self._matrix.row_at(i)
             Y, solution = self.solve(X)
             solved = X[0], Y[0], float(solution[0])
         row, y, aq = solved

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.conflict import Conflict
 from spicerack.information.inverse import Inverse
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
 
@@ -85,14 +84,10 @@ class FullFisher:
         """`log(1 + alpha |g_i|^2)`, (n,)."""
         return np.log1p(self.rho)
 
-    def add(self, i: int, rider: Conflict | None = None) -> float:
-        """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
+    def add(self, i: int) -> float:
+        """Absorb row i; one pass over all rows. Returns its gain."""
         gain = self.push(i)
-        columns = [self.drop] if rider is None else [self.drop, rider.direction()[0]]
-        products = self.matrix.product(np.stack(columns, axis=1)).T
-        self.lower(slice(None), products[0] ** 2)
-        if rider is not None:
-            rider.tell(products[1])
+        self.lower(slice(None), self.matrix.product(self.drop) ** 2)
         return gain
 
     def absorb(self, rows: IntArray) -> None:

@@ -62,6 +62,7 @@ class RowMatrix:
         self._working_at = working_at
         self._wide = bool(G is not None and G.dtype == np.float64)
         self._known: dict[bytes, int] = {}
+        self._row: tuple[int, FloatArray] | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -74,6 +75,12 @@ class RowMatrix:
             return self._rows_at(rows)
         assert self._G is not None
         return np.asarray(self._G[rows], dtype=np.float64)
+
+    def row_at(self, i: int) -> FloatArray:
+        """One exact row, float64 (1, k); the last one is kept, since a pick asks for its row more than once."""
+        if self._row is None or self._row[0] != i:
+            self._row = i, self.rows_at(slice(i, i + 1))
+        return self._row[1]
 
     def working_at(self, rows: IntArray | slice) -> npt.NDArray[Any]:
         """Working rows (r, k); a slice of a copy in memory is a view."""
@@ -216,7 +223,7 @@ def _times(X: npt.NDArray[Any], columns: FloatArray, tensor: Any) -> npt.NDArray
     """
     narrow = columns.astype(X.dtype)
     if tensor is None:
-        return np.stack([X @ column for column in narrow])
+        return (X @ narrow[0])[None] if len(narrow) == 1 else np.stack([X @ column for column in narrow])
     import torch
 
     pair = torch.from_numpy(narrow if len(narrow) > 1 else np.repeat(narrow, 2, axis=0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from spicerack.information.conflict import Conflict
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix
 
 
@@ -31,11 +30,8 @@ class InformationState(Protocol):
         """Gain of every row given the empty set, (n,), exact."""
         ...
 
-    def add(self, i: int, rider: Conflict | None = None) -> float:
-        """Absorb row i. Returns its marginal gain, exact.
-
-        A `rider` is a conflict on the same matrix that has just absorbed i: it may be told its products of this pass.
-        """
+    def add(self, i: int) -> float:
+        """Absorb row i; one pass over all rows. Returns its marginal gain, exact."""
         ...
 
     def push(self, i: int) -> float:

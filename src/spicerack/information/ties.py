@@ -25,7 +25,7 @@ def contenders(scores: FloatArray, slack: FloatArray, relative: float, penalty: 
 def floor(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> float:
     """No row whose exact score is below this can win or tie, given scores known within `slack`, each (r,)."""
     # The exact gain of the best is not known yet; the largest score plus the penalty bounds it.
-    margin = _width(float(np.max(scores + slack)) + penalty, relative, penalty)
+    margin = tie_width(float(np.max(scores + slack)) + penalty, relative, penalty)
     return float(np.max(scores - slack)) - margin
 
 
@@ -36,7 +36,7 @@ def smallest_best(scores: FloatArray, gains: FloatArray, relative: float, penalt
     all gains as small or as large as it likes, and absolute in the penalty, because a conflict lies in [0, 1].
     """
     best = int(np.argmax(scores))
-    width = _width(float(gains[best]), relative, penalty)
+    width = tie_width(float(gains[best]), relative, penalty)
     return int(np.flatnonzero(scores >= scores[best] - width)[0])
 
 
@@ -59,5 +59,6 @@ def settle(rows: IntArray, copies: IntArray, exact: Exact, relative: float, pena
     return int(rows[first[smallest_best(scores, gains, relative, penalty)]])
 
 
-def _width(gain: float, relative: float, penalty: float) -> float:
+def tie_width(gain: float, relative: float, penalty: float) -> float:
+    """Difference of two exact scores up to which they are a tie, the better one's gain being `gain` or less."""
     return relative * max(gain, 0.0) + 64.0 * EPS * penalty

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.conflict import Conflict
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
@@ -77,16 +76,13 @@ class Transductive:
         """`alpha g_i^T C g_i / (1 + alpha |g_i|^2)`, (n,)."""
         return self._base
 
-    def add(self, i: int, rider: Conflict | None = None) -> float:
-        """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
+    def add(self, i: int) -> float:
+        """Absorb row i; one pass over all rows. Returns its gain."""
         row, w, v, aq = self._look(i)
         u = self._inverse.solve((self.C @ w)[None])[0][0]
         gain = self._push(i, row, w, v, aq)
-        columns = [w, u] if rider is None else [w, u, rider.direction()[0]]
-        products = self.matrix.product(np.stack(columns, axis=1)).T
-        self._follow(products[0], products[1], w, u, self.alpha / (1.0 + aq), v)
-        if rider is not None:
-            rider.tell(products[2])
+        p, r = self.matrix.product(np.stack([w, u], axis=1)).T
+        self._follow(p, r, w, u, self.alpha / (1.0 + aq), v)
         return gain
 
     def push(self, i: int) -> float:
@@ -119,7 +115,7 @@ class Transductive:
         return max(TIE, 8.0 * EPS * self._inverse.kappa)
 
     def _look(self, i: int) -> tuple[FloatArray, FloatArray, float, float]:
-        row = self.matrix.rows_at(np.array([i]))
+        row = self.matrix.row_at(i)
         Y, aq = self._inverse.solve(row)
         return row[0], Y[0], max(float(Y[0] @ self.C @ Y[0]), 0.0), float(aq[0])
 
