@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import Choice, RunConfig, dump_config, load_config, make_config, with_options
-from spicerack.errors import ConfigurationError, OutputError
+from spicerack.errors import OutputError
 from spicerack.passes import named_pool
 from spicerack.passes import plan_features as plan_features
 from spicerack.passes import plan_pass as plan_pass
+from spicerack.selecting import check_selection, features_read, method_needs, select_options
 
 if TYPE_CHECKING:
     import datasets
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from spicerack.gradients.cost import Cost
     from spicerack.gradients.survey import Progress, Survey
     from spicerack.gradients.targets import Target
-    from spicerack.selectors.base import Needs, Selection
+    from spicerack.selectors.base import Selection
     from spicerack.store.reader import GradientStore
 
 GRADIENT_SECTIONS = ("data", "model", "labels", "gradients")
@@ -105,7 +106,6 @@ def run(
         The run; its folder holds `config.yaml`, which repeats it to the same indices.
     """
     from spicerack.features.beside import add_features
-    from spicerack.features.needed import features_alone
     from spicerack.gradients.targets import check_labels, take_targets, target_groups
     from spicerack.selectors import select
     from spicerack.training.loop import is_in_the_loop
@@ -116,9 +116,8 @@ def run(
         config = make_config(config)
     if is_in_the_loop(config):
         return _run_in_the_loop(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
-    targets = _check_selection(config)  # what is wrong with the selection must not cost a gradient pass
-    needs = _needs(config)
-    compute = None if _groups_by_gradients(config) else features_alone(needs)
+    targets = check_selection(config)  # what is wrong with the selection must not cost a gradient pass
+    compute = features_read(config)
     if compute is not None:
         given: dict[str, Any] = {"pool": pool, "model": model, "tokenizer": tokenizer, "progress": progress}
         return _run_on_features(config, compute, targets, **given)
@@ -126,10 +125,10 @@ def run(
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     check_labels(targets, gradient_pass.labeler)
     store = gradient_pass.run(output_dir / "gradients")
-    store, added = add_features(store, output_dir / "gradients", needs, gradient_pass)
+    store, added = add_features(store, output_dir / "gradients", method_needs(config), gradient_pass)
     config = config.model_copy(update={"gradients": gradient_pass.resolved})  # so that the file repeats the batches
     goal = take_targets(targets, gradient_pass, output_dir / "targets") if targets else None
-    selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
+    selection = select(store, target=goal, target_groups=target_groups(targets), **select_options(config))
     return _finish(config, store, selection, gradient_pass, [*gradient_pass.choices, *added])
 
 
@@ -140,14 +139,12 @@ def _run_on_features(config: RunConfig, compute: list[str], targets: list[Target
     from spicerack.selectors import select
 
     method = config.selection.method
-    if config.gradients.checkpoints is not None:
-        raise ConfigurationError(f"method {method!r} reads no gradients, so checkpoints have no use; leave them out")
     output_dir = prepare_output(config.output_dir)
     feature_pass = plan_features(config, feature_options(compute, config.gradients), **given)
     check_labels(targets, feature_pass.labeler)
     store = feature_pass.run(output_dir / "features")
     goal = take_target_features(targets, feature_pass, output_dir / "targets") if targets else None
-    selection = select(store, target=goal, target_groups=target_groups(targets), **_selection_options(config))
+    selection = select(store, target=goal, target_groups=target_groups(targets), **select_options(config))
     chosen = Choice("pass", f"features alone: {', '.join(compute)}", f"method {method!r} reads no gradients")
     return _finish(config, store, selection, feature_pass, [chosen, *feature_pass.choices])
 
@@ -230,8 +227,8 @@ def select_from_store(
     from spicerack.store.reader import GradientStore
 
     opened = GradientStore.open(store)
-    targets = _check_selection(config)
-    goal = stores_of(targets, opened, _needs(config).read_arrays) if targets else None
+    targets = check_selection(config)
+    goal = stores_of(targets, opened, method_needs(config).read_arrays) if targets else None
     rows = load_pool(pool, config.data) if pool is not None else None
     if rows is not None and list(rows.ids) != opened.column("id").tolist():
         raise DataError(
@@ -239,48 +236,11 @@ def select_from_store(
             f"{len(rows)} rows against {opened.n}, or other ids; name the pool given to `gradients`"
         )
     prepare_output(output_dir)
-    selection = select(opened, target=goal, target_groups=target_groups(targets), **_selection_options(config))
+    selection = select(opened, target=goal, target_groups=target_groups(targets), **select_options(config))
     files = write_selection(
         output_dir, rows, selection, config_yaml=dump_config(config), rows_table=opened.rows_table()
     )
     return selection, files
-
-
-def _check_selection(config: RunConfig) -> list[Target]:
-    """Find out before any work whether the method takes its budget, options and targets; the targets, opened."""
-    from spicerack.gradients.targets import open_targets
-    from spicerack.selectors import get_selector, parse_budget
-    from spicerack.selectors.base import read_options
-    from spicerack.selectors.targets import require_target
-
-    chosen = config.selection
-    parse_budget(chosen.budget)
-    selector = get_selector(chosen.method)
-    read_options(selector, chosen.method_options)
-    require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
-    return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
-
-
-def _groups_by_gradients(config: RunConfig) -> bool:
-    """Whether trim or quotas read gradients, whatever the method reads."""
-    chosen = config.selection
-    return chosen.trim > 0.0 or (chosen.groups or "").startswith("clusters:")
-
-
-def _needs(config: RunConfig) -> Needs:
-    """What the method reads with its options."""
-    from spicerack.selectors import get_selector
-    from spicerack.selectors.base import needs_of, read_options
-
-    selector = get_selector(config.selection.method)
-    return needs_of(selector, read_options(selector, config.selection.method_options))
-
-
-def _selection_options(config: RunConfig) -> dict[str, Any]:
-    """The section `selection` as arguments of `select`, but for the target."""
-    chosen = config.selection
-    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_groups")
-    return {name: getattr(chosen, name) for name in names} | chosen.method_options
 
 
 def compare(comparison: Comparison, watcher: Watcher | None = None) -> tuple[dict[str, Any], dict[str, Path]]:

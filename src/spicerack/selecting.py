@@ -1,0 +1,64 @@
+"""The section `selection` of a run: checked before any work, what its method reads, and the arguments of `select`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spicerack.config import RunConfig
+from spicerack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from spicerack.gradients.targets import Target
+    from spicerack.selectors.base import Needs
+
+
+def check_selection(config: RunConfig) -> list[Target]:
+    """Find out before any work whether the method takes its budget, options and targets; the targets, opened."""
+    from spicerack.gradients.targets import open_targets
+    from spicerack.selectors import get_selector, parse_budget
+    from spicerack.selectors.base import read_options
+    from spicerack.selectors.targets import require_target
+
+    chosen = config.selection
+    parse_budget(chosen.budget)
+    selector = get_selector(chosen.method)
+    read_options(selector, chosen.method_options)
+    require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
+    return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+
+
+def method_needs(config: RunConfig) -> Needs:
+    """What the method reads with its options."""
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import needs_of, read_options
+
+    selector = get_selector(config.selection.method)
+    return needs_of(selector, read_options(selector, config.selection.method_options))
+
+
+def features_read(config: RunConfig) -> list[str] | None:
+    """The features that stand for everything the selection reads; None where it reads gradients.
+
+    Trim and quotas by clusters read gradients, whatever the method reads.
+
+    Raises:
+        ConfigurationError: checkpoints, which have no use without gradients.
+    """
+    from spicerack.features.needed import features_alone
+
+    chosen = config.selection
+    if chosen.trim > 0.0 or (chosen.groups or "").startswith("clusters:"):
+        return None
+    compute = features_alone(method_needs(config))
+    if compute is not None and config.gradients.checkpoints is not None:
+        raise ConfigurationError(
+            f"method {chosen.method!r} reads no gradients, so checkpoints have no use; leave them out"
+        )
+    return compute
+
+
+def select_options(config: RunConfig) -> dict[str, Any]:
+    """The section as arguments of `select`, but for the target."""
+    chosen = config.selection
+    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_groups")
+    return {name: getattr(chosen, name) for name in names} | chosen.method_options
