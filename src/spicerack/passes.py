@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.config import RunConfig
+from spicerack.config import Choice, RunConfig
 from spicerack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,8 +19,78 @@ if TYPE_CHECKING:
     from spicerack.features.options import FeatureConfig
     from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
-    from spicerack.gradients.survey import Progress
+    from spicerack.gradients.estimate import Estimate
+    from spicerack.gradients.survey import Progress, Survey
     from spicerack.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class RunPasses:
+    """The passes over the pool that a run's method needs, planned.
+
+    Attributes:
+        gradients: at one checkpoint or several; None where the method reads none.
+        features: the forward pass, alone or beside the gradients; None where nothing of it is read.
+        reason: which passes they are, and why.
+    """
+
+    gradients: GradientPass | CheckpointPasses | None
+    features: FeaturePass | None
+    reason: Choice
+
+    @property
+    def survey(self) -> Survey:
+        """What the label rule makes of the pool."""
+        planned = self.gradients or self.features
+        assert planned is not None
+        return planned.survey
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Everything decided for the user, once each."""
+        said = [choice for planned in (self.gradients, self.features) if planned for choice in planned.choices]
+        return [self.reason, *(choice for i, choice in enumerate(said) if choice not in said[:i])]
+
+    def estimate(self, *, batches: int = 3) -> list[Estimate]:
+        """Price every pass by timing `batches` batches of it."""
+        from spicerack.features.estimate import estimate_features
+        from spicerack.gradients.estimate import estimate
+
+        priced = [estimate(self.gradients, batches=batches)] if self.gradients else []
+        return [*priced, *([estimate_features(self.features, batches=batches)] if self.features else [])]
+
+
+def plan_run(config: RunConfig, *, progress: Progress | None = None) -> RunPasses:
+    """The passes that a run of this configuration makes over its pool, ready to be priced.
+
+    Raises:
+        ConfigurationError: the method trains a model while it selects, or reads what no pass gives.
+        SpicerackError: as for `plan_pass`.
+    """
+    from spicerack.features.beside import feature_options, plan_beside
+    from spicerack.selecting import features_read, method_needs
+    from spicerack.training.loop import is_in_the_loop
+
+    method = config.selection.method
+    if is_in_the_loop(config):
+        raise ConfigurationError(
+            f"method {method!r} trains a proxy on what it picks, so there is no pass over the pool to time beforehand; "
+            "run it on a part of the pool"
+        )
+    compute = features_read(config)
+    if compute is not None:
+        work = plan_features(config, feature_options(compute, config.gradients), progress=progress)
+        return RunPasses(None, work, alone_choice(method, compute))
+    planned = plan_pass(config, progress=progress)
+    features = plan_beside(planned, method_needs(config))
+    beside = f", and one forward pass for {', '.join(features.config.features)}" if features else ""
+    at = f" at each of {planned.count} checkpoints" if planned.count > 1 else ""
+    return RunPasses(planned, features, Choice("pass", f"gradients{at}{beside}", f"what method {method!r} reads"))
+
+
+def alone_choice(method: str, compute: list[str]) -> Choice:
+    """What is said where no gradients are taken."""
+    return Choice("pass", f"features alone: {', '.join(compute)}", f"method {method!r} reads no gradients")
 
 
 def plan_pass(

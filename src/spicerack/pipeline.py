@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from spicerack.config import Choice, RunConfig, dump_config, load_config, make_config, with_options
 from spicerack.errors import OutputError
-from spicerack.passes import named_pool
+from spicerack.passes import alone_choice, named_pool
 from spicerack.passes import plan_features as plan_features
 from spicerack.passes import plan_pass as plan_pass
+from spicerack.passes import plan_run as plan_run
 from spicerack.selecting import check_selection, features_read, method_needs, select_options
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def run(
     Returns:
         The run; its folder holds `config.yaml`, which repeats it to the same indices.
     """
-    from spicerack.features.beside import add_features
+    from spicerack.features.beside import add_features, features_beside
     from spicerack.gradients.targets import check_labels, take_targets, target_groups
     from spicerack.selectors import select
     from spicerack.training.loop import is_in_the_loop
@@ -124,6 +125,7 @@ def run(
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     check_labels(targets, gradient_pass.labeler)
+    features_beside(gradient_pass, method_needs(config))  # what no pass gives is known before the first
     store = gradient_pass.run(output_dir / "gradients")
     store, added = add_features(store, output_dir / "gradients", method_needs(config), gradient_pass)
     config = config.model_copy(update={"gradients": gradient_pass.resolved})  # so that the file repeats the batches
@@ -138,15 +140,14 @@ def _run_on_features(config: RunConfig, compute: list[str], targets: list[Target
     from spicerack.gradients.targets import check_labels, target_groups
     from spicerack.selectors import select
 
-    method = config.selection.method
     output_dir = prepare_output(config.output_dir)
     feature_pass = plan_features(config, feature_options(compute, config.gradients), **given)
     check_labels(targets, feature_pass.labeler)
     store = feature_pass.run(output_dir / "features")
     goal = take_target_features(targets, feature_pass, output_dir / "targets") if targets else None
     selection = select(store, target=goal, target_groups=target_groups(targets), **select_options(config))
-    chosen = Choice("pass", f"features alone: {', '.join(compute)}", f"method {method!r} reads no gradients")
-    return _finish(config, store, selection, feature_pass, [chosen, *feature_pass.choices])
+    choices = [alone_choice(config.selection.method, compute), *feature_pass.choices]
+    return _finish(config, store, selection, feature_pass, choices)
 
 
 def _finish(

@@ -69,7 +69,10 @@ def test_inspect_marks_the_trained_tokens_and_counts(tiny_pool, model):
 
 def test_plan_prints_cost_and_reasons(tiny_pool, model):
     done = spicerack("plan", tiny_pool, *model)
-    for part in ("tokens/s", "store on disk", "tokens_per_batch = ", "sketch = "):
+    for part in ("tokens/s", "store on disk", "tokens_per_batch = ", "sketch = ", "gradient pass"):
+        assert part in done.stdout
+    done = spicerack("plan", tiny_pool, *model, "--method", "dpp", "--quality", "ifd")
+    for part in ("gradients, and one forward pass for ifd", "gradient pass", "forward pass: ifd"):
         assert part in done.stdout
 
 

@@ -56,6 +56,13 @@ def plan_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]
     return batches[::-1]
 
 
+def spread_batches(lengths: np.ndarray, tokens_per_batch: int, count: int) -> list[np.ndarray]:
+    """`count` batches of the plan, or all where there are fewer, evenly from the shortest rows to the longest."""
+    plan = plan_batches(lengths, tokens_per_batch)
+    places = np.unique(np.linspace(0, len(plan) - 1, num=min(count, len(plan))).round().astype(int))
+    return [plan[place] for place in places]
+
+
 def _begun(ascending: np.ndarray, tokens_per_batch: int) -> np.ndarray:
     """Where the batch that ends with each row begins, if the rows up to there are cut at the least cost."""
     begun = np.zeros(len(ascending), dtype=np.int64)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from spicerack.config import Choice, GradientConfig
 from spicerack.errors import ConfigurationError
 from spicerack.features.collect import FeaturePass
-from spicerack.features.needed import missing_features
+from spicerack.features.needed import missing_features, needed_features
 from spicerack.features.options import FeatureConfig, make_feature_config
 from spicerack.gradients.targets import ONLY, by_name
-from spicerack.store.layout import FEATURES, MANIFEST
+from spicerack.store.layout import FEATURES, MANIFEST, TABLE_SCHEMA, norm_column
 from spicerack.store.reader import GradientStore
 
 if TYPE_CHECKING:
     from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.targets import Target
+    from spicerack.models.loading import LoadedModel
     from spicerack.selectors.base import Needs
 
 
@@ -26,6 +27,37 @@ def feature_options(compute: Sequence[str], gradients: GradientConfig) -> Featur
     """Options of a run's feature pass: shards and storage are those of its gradients."""
     options = {"shard_rows": gradients.shard_rows, "storage_dtype": gradients.storage_dtype}
     return make_feature_config({"compute": list(compute), **options})
+
+
+def features_beside(gradient_pass: GradientPass | CheckpointPasses, needs: Needs) -> list[str]:
+    """The features that a method reads and a planned gradient pass will not give.
+
+    Raises:
+        ConfigurationError: the method reads what no pass gives.
+    """
+    arrays = gradient_pass.current.arrays
+    return needed_features([needs], arrays=arrays, columns=[*TABLE_SCHEMA.names, *map(norm_column, arrays)])
+
+
+def plan_beside(gradient_pass: GradientPass | CheckpointPasses, needs: Needs) -> FeaturePass | None:
+    """The feature pass that a run adds to a planned gradient pass; None where the method reads gradients alone.
+
+    Raises:
+        ConfigurationError: the method reads what no pass gives.
+    """
+    wanted = features_beside(gradient_pass, needs)
+    return _beside(gradient_pass, gradient_pass.loaded, wanted) if wanted else None
+
+
+def _beside(gradient_pass: GradientPass | CheckpointPasses, loaded: LoadedModel, wanted: Sequence[str]) -> FeaturePass:
+    return FeaturePass(
+        gradient_pass.pool,
+        gradient_pass.labeler,
+        loaded,
+        feature_options(wanted, gradient_pass.config),
+        surveyed=gradient_pass.survey,
+        progress=gradient_pass.progress,
+    )
 
 
 def add_features(
@@ -56,9 +88,7 @@ def add_features(
         loaded = gradient_pass.models.load(gradient_pass.checkpoints[-1])
     else:
         loaded = gradient_pass.loaded
-    options = feature_options(wanted, gradient_pass.config)
-    work = FeaturePass(gradient_pass.pool, gradient_pass.labeler, loaded, options, progress=gradient_pass.progress)
-    work.run(folder)
+    _beside(gradient_pass, loaded, wanted).run(folder)
     reason = "the method reads them, and the gradient pass does not give them: one more pass, forward only"
     return GradientStore.open(folder.parent, verify=False), [Choice("features", ", ".join(wanted), reason)]
 

@@ -8,7 +8,7 @@ the settings alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spicerack.config import Choice, RunConfig, with_options
+from spicerack.data.batching import spread_batches
 from spicerack.errors import DataError
 from spicerack.features.options import FeatureConfig, make_feature_config
 from spicerack.features.runner import Runner
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
-from spicerack.gradients.survey import Progress, survey
+from spicerack.gradients.survey import Progress, Survey, survey
 
 if TYPE_CHECKING:
     import datasets
@@ -91,6 +92,7 @@ class FeaturePass:
         loaded: LoadedModel,
         config: FeatureConfig,
         *,
+        surveyed: Survey | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Survey the pool and lay out the columns.
@@ -100,6 +102,7 @@ class FeaturePass:
             labeler: the label rule.
             loaded: the model, on its device.
             config: which features.
+            surveyed: the survey of the same pool by the same rule, where there is one.
             progress: called as the work goes on.
 
         Raises:
@@ -115,7 +118,7 @@ class FeaturePass:
         self.cost: Cost | None = None  # of `run`, if it had anything to do
         self.runner = Runner(loaded, labeler, config)  # what it refuses must not cost a survey
         self.layout: Layout = self.runner.layout
-        self.survey = survey(pool, labeler, progress)
+        self.survey = surveyed or survey(pool, labeler, progress)
         self.choices = [Choice("format", pool.format, pool.detection_reason), *loaded.choices, *self.runner.choices]
 
     def settings(self, tokens_per_batch: int) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class FeaturePass:
         from spicerack.store.layout import recorded_settings
         from spicerack.store.writer import StoreWriter
 
-        tokens_per_batch = self._tokens_per_batch(recorded_settings(Path(output_dir)))
+        tokens_per_batch = self.tokens_per_batch(recorded_settings(Path(output_dir)))
         with StoreWriter.create_or_resume(
             output_dir,
             settings=self.settings(tokens_per_batch),
@@ -168,7 +171,7 @@ class FeaturePass:
             self._fill(writer, tokens_per_batch)
             return writer.finish()
 
-    def _tokens_per_batch(self, begun: dict[str, Any] | None) -> int:
+    def tokens_per_batch(self, begun: dict[str, Any] | None = None) -> int:
         """The option, else what an interrupted store was begun with, else the device's default."""
         if self.config.tokens_per_batch is not None:
             return self.config.tokens_per_batch
@@ -207,11 +210,19 @@ class FeaturePass:
 
     def _encode(self, shard: Shard) -> list[Text]:
         """The texts of a shard's rows, rows counted from the shard's first."""
+        return self._texts(range(shard.start, shard.stop))
+
+    def _texts(self, rows: Iterable[int]) -> list[Text]:
         return [
             text
-            for row, i in enumerate(range(shard.start, shard.stop))
+            for row, i in enumerate(rows)
             for text in self.runner.texts(row, self.pool.sample(i), where=self.pool.where(i))
         ]
+
+    def sample_rows(self, count: int, tokens_per_batch: int) -> list[tuple[np.ndarray, list[Text]]]:
+        """`count` batches of rows, from the shortest to the longest, each with the texts to run for them, to time."""
+        chosen = spread_batches(self.survey.tokens, tokens_per_batch, count)
+        return [(members, self._texts(members.tolist())) for members in chosen]
 
     def _shard(
         self, shard: Shard, texts: Sequence[Text], tokens_per_batch: int, done: dict[str, int], total: int

@@ -76,6 +76,11 @@ class Layout:
         """Whether the samples themselves are run: ratings and token counts alone do not need them."""
         return bool({*self.config.features} - {"selectit", "counts"})
 
+    @property
+    def runs_model(self) -> bool:
+        """Whether any text is run: token counts alone need no model."""
+        return {*self.config.features} != {"counts"}
+
 
 class ShardFeatures:
     """Results of a shard's rows."""

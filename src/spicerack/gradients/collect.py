@@ -268,13 +268,12 @@ class GradientPass:
 
     def sample_batches(self, count: int) -> list[list[Encoded]]:
         """`count` batches of the plan, from the shortest to the longest, to time."""
-        from spicerack.data.batching import plan_batches
+        from spicerack.data.batching import spread_batches
         from spicerack.gradients.batch_size import BatchSize
 
         lengths = np.where(self.survey.trained_tokens > 0, self.survey.tokens, 0)
-        plan = plan_batches(lengths, BatchSize(self).tokens)
-        places = np.unique(np.linspace(0, len(plan) - 1, num=min(count, len(plan))).round().astype(int))
-        return [[self._encode_row(int(i)) for i in plan[place]] for place in places]
+        chosen = spread_batches(lengths, BatchSize(self).tokens, count)
+        return [[self._encode_row(int(i)) for i in members] for members in chosen]
 
     def runner(self, capture: GradientCapture) -> Backoff:
         """What takes the gradients of a batch, in parts where it does not fit."""

@@ -1,4 +1,4 @@
-"""What a gradient pass will cost: a few timed batches, extrapolated over the pool's tokens."""
+"""What a pass will cost: a few timed batches, extrapolated over the pool's tokens."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ TABLE_BYTES = 64  # of a row in the table, roughly: id, source, counts, losses, 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Extrapolated cost of a pass. Bytes, seconds, tokens a second."""
+    """Extrapolated cost of a pass. Bytes, seconds, tokens a second; no batch is timed where no model is run."""
 
+    name: str
     samples: int
     tokens: int
     tokens_per_second: float
@@ -32,11 +33,12 @@ class Estimate:
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each figure, for a table."""
+        speed = f"{self.tokens_per_second:,.0f} tokens/s (from {self.timed_batches} batches)"
         return [
             ("samples", f"{self.samples:,}"),
             ("tokens", f"{self.tokens:,}"),
-            ("speed", f"{self.tokens_per_second:,.0f} tokens/s (from {self.timed_batches} batches)"),
-            ("gradient pass", _duration(self.seconds)),
+            *([("speed", speed)] if self.timed_batches else []),
+            (self.name, _duration(self.seconds) if self.timed_batches else "no pass over the model"),
             ("store on disk", _size(self.store_bytes)),
             ("peak memory of the pass", _size(self.peak_memory_bytes)),
             ("memory of the selection", _size(self.selection_memory_bytes)),
@@ -44,7 +46,9 @@ class Estimate:
 
 
 def estimate(planned: GradientPass | CheckpointPasses, *, batches: int = 3) -> Estimate:
-    """Time `batches` batches spread over the pool's lengths, after one warm-up, and extrapolate by tokens.
+    """Price a gradient pass: time `batches` batches spread over the pool's lengths, and extrapolate by tokens.
+
+    One batch is run before, so that nothing timed is the first of its kind.
 
     Args:
         planned: a surveyed pass; nothing is written. Of several checkpoints one is timed and stands for all.
@@ -65,18 +69,19 @@ def estimate(planned: GradientPass | CheckpointPasses, *, batches: int = 3) -> E
     rows, k = len(planned.pool), planned.projection.dimension
     item = np.dtype(planned.config.storage_dtype).itemsize
     return Estimate(
+        name="gradient pass",
         samples=rows,
         tokens=total,
         tokens_per_second=tokens / seconds,
         seconds=checkpoints * total * seconds / tokens,
         store_bytes=checkpoints * rows * (sum(planned.arrays.values()) * item + TABLE_BYTES),
-        peak_memory_bytes=_peak_memory(planned.loaded.device.type),
+        peak_memory_bytes=peak_memory(planned.loaded.device.type),
         selection_memory_bytes=rows * k * 4,
         timed_batches=len(chosen),
     )
 
 
-def _peak_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
     """Peak of the device's memory where it has its own, else of this process."""
     import torch
 
