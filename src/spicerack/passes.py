@@ -64,11 +64,12 @@ def plan_run(config: RunConfig, *, progress: Progress | None = None) -> RunPasse
     """The passes that a run of this configuration makes over its pool, ready to be priced.
 
     Raises:
-        ConfigurationError: the method trains a model while it selects, or reads what no pass gives.
+        ConfigurationError: the method trains a model while it selects, or reads what no pass gives, or the section
+            `selection` asks for what the pool cannot give.
         SpicerackError: as for `plan_pass`.
     """
     from spicerack.features.beside import feature_options, plan_beside
-    from spicerack.selecting import features_read, method_needs
+    from spicerack.selecting import check_rows, features_read, method_needs
     from spicerack.training.loop import is_in_the_loop
 
     method = config.selection.method
@@ -80,8 +81,10 @@ def plan_run(config: RunConfig, *, progress: Progress | None = None) -> RunPasse
     compute = features_read(config)
     if compute is not None:
         work = plan_features(config, feature_options(compute, config.gradients), progress=progress)
+        check_rows(config, work)
         return RunPasses(None, work, alone_choice(method, compute))
     planned = plan_pass(config, progress=progress)
+    check_rows(config, planned)
     features = plan_beside(planned, method_needs(config))
     beside = f", and one forward pass for {', '.join(features.config.features)}" if features else ""
     at = f" at each of {planned.count} checkpoints" if planned.count > 1 else ""

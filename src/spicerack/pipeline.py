@@ -13,7 +13,7 @@ from spicerack.passes import alone_choice, named_pool
 from spicerack.passes import plan_features as plan_features
 from spicerack.passes import plan_pass as plan_pass
 from spicerack.passes import plan_run as plan_run
-from spicerack.selecting import check_selection, features_read, method_needs, select_options
+from spicerack.selecting import check_rows, check_selection, features_read, method_needs, select_options
 
 if TYPE_CHECKING:
     import datasets
@@ -125,6 +125,7 @@ def run(
     output_dir = prepare_output(config.output_dir)
     gradient_pass = plan_pass(config, pool=pool, model=model, tokenizer=tokenizer, progress=progress)
     check_labels(targets, gradient_pass.labeler)
+    check_rows(config, gradient_pass)
     features_beside(gradient_pass, method_needs(config))  # what no pass gives is known before the first
     store = gradient_pass.run(output_dir / "gradients")
     store, added = add_features(store, output_dir / "gradients", method_needs(config), gradient_pass)
@@ -143,6 +144,7 @@ def _run_on_features(config: RunConfig, compute: list[str], targets: list[Target
     output_dir = prepare_output(config.output_dir)
     feature_pass = plan_features(config, feature_options(compute, config.gradients), **given)
     check_labels(targets, feature_pass.labeler)
+    check_rows(config, feature_pass)
     store = feature_pass.run(output_dir / "features")
     goal = take_target_features(targets, feature_pass, output_dir / "targets") if targets else None
     selection = select(store, target=goal, target_groups=target_groups(targets), **select_options(config))

@@ -8,6 +8,9 @@ from spicerack.config import RunConfig
 from spicerack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from spicerack.features.collect import FeaturePass
+    from spicerack.gradients.checkpoints import CheckpointPasses
+    from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.targets import Target
     from spicerack.selectors.base import Needs
 
@@ -25,6 +28,37 @@ def check_selection(config: RunConfig) -> list[Target]:
     read_options(selector, chosen.method_options)
     require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
     return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+
+
+def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | FeaturePass) -> None:
+    """Find out before a planned pass what the selection asks of rows, groups and counts that its pool cannot give.
+
+    Raises:
+        ConfigurationError: as `select` would raise after the pass.
+        GradientError: `exclude` leaves no row.
+    """
+    from spicerack.features.collect import FeaturePass
+    from spicerack.features.options import FEATURES
+    from spicerack.features.shard import COLUMNS
+    from spicerack.selectors.foreseen import Foreseen, check_foreseen
+    from spicerack.store.layout import TABLE_SCHEMA, norm_column
+
+    pool, survey, chosen = planned.pool, planned.survey, config.selection
+    known: dict[str, Any] = {
+        "id": pool.ids,
+        "source": pool.sources,
+        "tokens": survey.tokens,
+        "trained_tokens": survey.trained_tokens,
+        "cut_tokens": survey.cut_tokens,
+    }
+    if isinstance(planned, FeaturePass):
+        late = {*planned.layout.columns, *map(norm_column, planned.layout.arrays)}
+    else:  # a folder `features` may be there already, whatever the method reads
+        beside = {name for columns in COLUMNS.values() for name in columns}
+        late = {*TABLE_SCHEMA.names, *beside, *map(norm_column, [*planned.current.arrays, *FEATURES])}
+    names = ("quotas", "groups", "include", "exclude", "trim", "trim_groups")
+    rows = Foreseen(known, late | {"finite"}, pool.source.name)
+    check_foreseen(rows, chosen.budget, **{name: getattr(chosen, name) for name in names})
 
 
 def method_needs(config: RunConfig) -> Needs:

@@ -8,7 +8,7 @@ import pytest
 import spicerack
 from spicerack.config import make_config
 from spicerack.errors import ConfigurationError, DataError, StoreMismatchError
-from spicerack.pipeline import select_from_store
+from spicerack.pipeline import plan_run, select_from_store
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +142,31 @@ def test_quotas_and_fixed_rows_repeat_with_the_configuration(section, tmp_path):
     assert sum(i % 4 == 0 for i in picked) == 4
     again = spicerack.run(run.files["config.yaml"])
     np.testing.assert_array_equal(again.selection.indices, run.selection.indices)
+
+
+@pytest.mark.parametrize("method", ["random", "fisher"])
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"quotas": {"s9": "1"}}, "unknown group 's9'; did you mean"),
+        ({"quotas": {"s0": "11"}}, "at least 11, but only 10 of its rows"),
+        ({"quotas": {"s0": "5", "*": "2..3"}}, "ask for at least 11 rows, the budget is 4"),
+        ({"quotas": "proportional", "groups": "keep"}, "'keep', which the store of pool.jsonl will not have"),
+        ({"groups": "source"}, "groups label the rows for quotas, and there are none"),
+        ({"include": ["nobody"]}, "include: sample 'nobody'"),
+        ({"exclude": [40]}, "exclude names row 40"),
+        ({"include": ["t1"], "exclude": [1]}, "row 1 is forced in, but cannot be picked: it is also excluded"),
+        ({"budget": 41}, "budget 41 is above the 40 rows"),
+    ],
+)
+def test_rows_that_the_pool_cannot_give_cost_no_pass(section, tmp_path, method, selection, message):
+    config = make_config(section(method=method, **selection))
+    for work in (spicerack.run, plan_run):
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            work(config)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("rows-*.parquet"))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ SEED = 0  # the same groups whatever the seed of a selection: methods that draw 
 _CLUSTERS = re.compile(r"clusters:([1-9][0-9]*)")
 
 
+def names_clusters(groups: str) -> bool:
+    """Whether groups are to be clusters of gradients, as in `clusters:12`."""
+    return _CLUSTERS.fullmatch(groups) is not None
+
+
 def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]:
     """A label per row, None for no group.
 

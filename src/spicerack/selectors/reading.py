@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError, UnknownNameError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
@@ -15,6 +16,30 @@ from spicerack.selectors.grouping import read_groups, read_trim
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
+
+
+class Labeled(Protocol):
+    """What a choice of rows is checked against: `Rows`, or what is known of them before a pass."""
+
+    n: int
+
+    @property
+    def store(self) -> Any:
+        """Where ids and sources are from; None where there are none."""
+
+    @property
+    def included(self) -> BoolArray:
+        """Mask of the rows that may be picked, (n,)."""
+
+    @property
+    def excluded(self) -> list[tuple[int, str]]:
+        """The others, each with its reason."""
+
+    def label(self, name: str) -> npt.NDArray[Any]:
+        """A column as it is, (n,), text included."""
+
+    def tokens(self) -> IntArray:
+        """Tokens of each row, (n,)."""
 
 
 def read_problem(
@@ -39,18 +64,8 @@ def read_problem(
         raise ConfigurationError(f"seed={seed!r}, expected a whole number of at least 0")
     rows = Rows(gradients)
     goal, labels = read_target(selector, rows, target, target_groups)
-    eligible = rows.included.copy()
-    if not eligible.any():
-        raise GradientError(f"none of the {rows.n} rows can be picked: {reasons(rows)}")
-    forbidden = read_rows(rows, exclude, "exclude")
-    eligible[forbidden] = False
-    if not eligible.any():
-        raise GradientError(f"exclude leaves none of the {rows.n} rows")
-    forced = read_rows(rows, include, "include")
-    for i in forced:
-        if not eligible[i]:
-            why = "it is also excluded" if i in forbidden else dict(rows.excluded)[i]
-            raise BudgetError(f"row {i} is forced in, but cannot be picked: {why}")
+    eligible, forced = read_fixed(rows, include, exclude)
+    check_groups(quotas, groups)
     numbers = read_columns(rows, columns)
     worst, choices = read_trim(rows, numbers.get("loss_mean"), eligible, trim, trim_groups)
     eligible[np.setdiff1d(worst, forced)] = False
@@ -70,10 +85,38 @@ def read_problem(
         forced=tuple(forced),
         choices=choices,
     )
-    if quotas is None and groups is not None:
-        raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
     problem.room().take_forced()  # what cannot be met is known before any work
     return problem
+
+
+def read_fixed(
+    rows: Labeled, include: Sequence[int | str], exclude: Sequence[int | str]
+) -> tuple[BoolArray, list[int]]:
+    """Rows that may be picked, (n,), and those that are picked first, in the order given.
+
+    Raises:
+        GradientError: no row is left.
+        BudgetError: a row is forced in that cannot be picked.
+    """
+    eligible = rows.included.copy()
+    if not eligible.any():
+        raise GradientError(f"none of the {rows.n} rows can be picked: {reasons(rows.excluded)}")
+    forbidden = read_rows(rows, exclude, "exclude")
+    eligible[forbidden] = False
+    if not eligible.any():
+        raise GradientError(f"exclude leaves none of the {rows.n} rows")
+    forced = read_rows(rows, include, "include")
+    for i in forced:
+        if not eligible[i]:
+            why = "it is also excluded" if i in forbidden else dict(rows.excluded)[i]
+            raise BudgetError(f"row {i} is forced in, but cannot be picked: {why}")
+    return eligible, forced
+
+
+def check_groups(quotas: Any, groups: Any) -> None:
+    """Refuse groups that nothing is done with."""
+    if quotas is None and groups is not None:
+        raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
 
 
 def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:
@@ -89,7 +132,7 @@ def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, Flo
     return read
 
 
-def read_rows(rows: Rows, given: Sequence[int | str], what: str) -> list[int]:
+def read_rows(rows: Labeled, given: Sequence[int | str], what: str) -> list[int]:
     """Row numbers from row numbers or sample ids, each once, in the order given."""
     ids: dict[str, int] | None = None
     found: list[int] = []
@@ -108,7 +151,7 @@ def read_rows(rows: Rows, given: Sequence[int | str], what: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def read_tokens(rows: Rows, tokens: Any, eligible: BoolArray, budget: BudgetLike) -> IntArray | None:
+def read_tokens(rows: Labeled, tokens: Any, eligible: BoolArray, budget: BudgetLike) -> IntArray | None:
     """Token counts, where the budget counts tokens."""
     if not isinstance(parse_budget(budget), TokenBudget):
         return None

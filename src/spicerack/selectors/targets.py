@@ -48,7 +48,7 @@ def read_target(
     for name, part in named.items():
         if not part.included.any():
             of = f" of {name!r}" if name else ""
-            raise GradientError(f"none of the {part.n} target rows{of} can be used: {reasons(part)}")
+            raise GradientError(f"none of the {part.n} target rows{of} can be used: {reasons(part.excluded)}")
     return goal, _labels(named, goal, target_groups)
 
 
@@ -93,9 +93,9 @@ def read_checkpoints(rows: Rows, target: Rows | None) -> tuple[CheckpointRows, .
     return tuple(found)
 
 
-def reasons(rows: Rows) -> str:
+def reasons(excluded: Sequence[tuple[int, str]]) -> str:
     """Why rows are excluded, counted."""
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in rows.excluded).items())
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in excluded).items())
 
 
 def _labels(named: Mapping[str, Rows], goal: Rows, target_groups: Sequence[Any] | str | None) -> tuple[str, ...] | None:

@@ -1,0 +1,112 @@
+"""What a selection asks of the rows, checked before a pass, as far as a pool and its labels tell what is to come.
+
+Ids, sources and token counts are those of the pool. What only a pass can tell (clusters of gradients, losses, rows that
+turn out not finite) is left to `select`; whatever is refused here would have been refused there, after the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spicerack.errors import ConfigurationError
+from spicerack.information.matrix import BoolArray, IntArray
+from spicerack.information.room import Room
+from spicerack.selectors.budget import BudgetLike, parse_budget, resolve
+from spicerack.selectors.grouping import names_clusters
+from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
+from spicerack.selectors.reading import check_groups, read_fixed, read_tokens
+
+
+class Foreseen:
+    """The rows of a pool as a store will have them.
+
+    Args:
+        labels: columns that are known, by name: `id`, `source`, `tokens` and `trained_tokens` at least; (n,) each.
+        late: names of the columns that a pass may add.
+        source: where the rows are from, for an error.
+    """
+
+    def __init__(self, labels: Mapping[str, Sequence[Any]], late: Collection[str], source: str) -> None:
+        self.labels, self.late = labels, late
+        self.store: Any = source
+        self.n = len(labels["id"])
+
+    @cached_property
+    def included(self) -> BoolArray:
+        """Mask of the rows that may be picked, (n,), as far as is known: some may turn out not finite."""
+        return np.asarray(self.labels["trained_tokens"]) > 0
+
+    @cached_property
+    def excluded(self) -> list[tuple[int, str]]:
+        """The others, each with its reason."""
+        return [(int(i), "no trained tokens") for i in np.flatnonzero(~self.included)]
+
+    def label(self, name: str) -> npt.NDArray[Any]:
+        """A known column, (n,), text included."""
+        return np.asarray(self.labels[name], dtype=object)
+
+    def tokens(self) -> IntArray:
+        """Tokens of each row, (n,)."""
+        return np.asarray(self.labels["tokens"], dtype=np.int64)
+
+    def tells(self, groups: str | None) -> bool:
+        """Whether the labels of `groups` are known before a pass.
+
+        Raises:
+            ConfigurationError: no pass gives such a column.
+        """
+        name = groups or "source"
+        if name in self.labels:
+            return True
+        if names_clusters(name) or name in self.late:
+            return False
+        raise ConfigurationError(
+            f"groups are to be the column {name!r}, which the store of {self.store} will not have; it has "
+            f"{', '.join(self.labels)}, and a column of the pool as `source` (source_column={name!r}), or give "
+            "clusters:N"
+        )
+
+
+def check_foreseen(
+    rows: Foreseen,
+    budget: BudgetLike,
+    *,
+    quotas: str | Mapping[str, QuotaLike] | None = None,
+    groups: str | None = None,
+    include: Sequence[int | str] = (),
+    exclude: Sequence[int | str] = (),
+    trim: float = 0.0,
+    trim_groups: str | None = None,
+) -> None:
+    """Refuse before a pass what `select` would refuse after it; the arguments are those of `select`.
+
+    With `trim` some rows will be missing, so a share of them is more than will be picked: quotas that depend on it are
+    only read, not counted.
+
+    Raises:
+        UnknownNameError: a sample or group that does not exist.
+        BudgetError: a budget, quotas or forced rows that cannot be met.
+        ConfigurationError: a column that the store will not have, or groups without quotas.
+        GradientError: `exclude` leaves no row.
+    """
+    eligible, forced = read_fixed(rows, include, exclude)
+    check_groups(quotas, groups)
+    if trim and trim_groups is not None:
+        rows.tells(trim_groups)
+    tokens = read_tokens(rows, None, eligible, budget)
+    resolved = resolve(budget, eligible, tokens)
+    limits = None
+    if quotas is not None and rows.tells(groups):
+        labels = [None if label is None else str(label) for label in rows.label(groups or "source")]
+        limits = read_quotas(quotas, labels, eligible, resolved.count)
+        if trim and (quotas == PROPORTIONAL or isinstance(parse_budget(budget), float)):
+            limits = None
+    room = Room(
+        eligible, count=resolved.count, capacity=resolved.tokens, tokens=tokens, quotas=limits, forced=tuple(forced)
+    )
+    room.take_forced()

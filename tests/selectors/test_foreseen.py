@@ -1,0 +1,84 @@
+"""What is checked before a pass is what `select` would say after it, word for word, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import write_store
+
+import spicerack
+from spicerack.errors import ConfigurationError, SpicerackError
+from spicerack.selectors.foreseen import Foreseen, check_foreseen
+
+N = 12
+SOURCES = ["a", "b", "b", "c", "a", "b", "c", "b", "a", "b", "b", "b"]
+TRAINED = [5, 5, 5, 0, 5, 5, 5, 5, 0, 5, 5, 5]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    G = np.random.default_rng(0).normal(size=(N, 4))
+    return write_store(tmp_path_factory.mktemp("g") / "s", {"gradient": G}, sources=SOURCES, trained=TRAINED)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    known = {
+        "id": [f"r{i}" for i in range(N)],
+        "source": SOURCES,
+        "tokens": np.full(N, 5),
+        "trained_tokens": np.array(TRAINED),
+    }
+    return Foreseen(known, {"loss_mean", "gradient_norm"}, "pool.jsonl")
+
+
+def said(work):
+    """What was refused, or None."""
+    try:
+        work()
+    except SpicerackError as error:
+        return type(error), str(error)
+    return None
+
+
+ranges = st.sampled_from(
+    [0, 1, 2, 3, 7, "..2", "1..", "2..1", "20%..", "..30%", "50%", "x", (1, None), (None, 3), True]
+)
+quotas = st.none() | st.just("proportional") | st.dictionaries(st.sampled_from(["a", "b", "c", "zz", "*"]), ranges)
+listed = st.lists(st.integers(-1, N) | st.integers(0, N + 1).map("r{}".format), max_size=3)
+budgets = st.integers(1, N + 1) | st.floats(0.05, 1.0) | st.sampled_from([3, 12, 31, 70]).map("{} tokens".format)
+asked = st.fixed_dictionaries(
+    {
+        "budget": budgets,
+        "quotas": quotas,
+        "groups": st.sampled_from([None, None, "source", "id", "tokens"]),
+        "include": listed,
+        "exclude": listed,
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(asked=asked)
+def test_refused_before_is_refused_after(store, rows, asked):
+    assert said(lambda: check_foreseen(rows, **asked)) == said(lambda: spicerack.select(store, "random", **asked))
+
+
+@settings(max_examples=150, deadline=None)
+@given(asked=asked, trim=st.sampled_from([0.1, 0.3, 0.6]), groups=st.sampled_from(["source", "clusters:2"]))
+def test_with_rows_trimmed_nothing_is_refused_that_would_pass(store, rows, asked, trim, groups):
+    if said(lambda: spicerack.select(store, "random", **asked, trim=trim, trim_groups=groups)) is None:
+        check_foreseen(rows, **asked, trim=trim, trim_groups=groups)
+
+
+@pytest.mark.parametrize("groups", ["clusters:3", "loss_mean", "gradient_norm"])
+def test_groups_that_only_a_pass_can_tell_are_left_to_it(rows, groups):
+    check_foreseen(rows, 3, quotas={"cluster-00": "..2"}, groups=groups)
+    check_foreseen(rows, 3, quotas={"a": "..2"}, trim=0.1, trim_groups=groups)
+
+
+def test_a_column_that_no_pass_gives_is_named_with_the_way_to_have_it(rows):
+    with pytest.raises(ConfigurationError, match=r"'domain', which the store of pool.jsonl will not.*source_column="):
+        check_foreseen(rows, 3, quotas="proportional", groups="domain")
+    with pytest.raises(ConfigurationError, match="'domain'"):
+        check_foreseen(rows, 3, trim=0.2, trim_groups="domain")
