@@ -28,9 +28,13 @@ class DiagonalState(ABC):
         """Marginal gain of every row given the picks, (n,)."""
         return self._gains
 
-    def slack(self) -> FloatArray:
-        """Bound on the rounding error of `gains()`: relative, every term being non-negative."""
-        return self._gains * (4.0 * self.matrix.rounding)
+    def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        """Bound on the rounding error of `gains()[rows]`: relative, every term being non-negative."""
+        return np.asarray(self._gains[rows] * (4.0 * self.matrix.rounding))
+
+    def largest_slack(self) -> float:
+        """The largest of `slack()`."""
+        return float(self._gains.max()) * 4.0 * self.matrix.rounding
 
     def base(self) -> FloatArray:
         """Gain of every row given the empty set, (n,)."""

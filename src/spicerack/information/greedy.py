@@ -189,6 +189,8 @@ def best_of_all(run: Run) -> tuple[int, float]:
     """The open row that wins the step, and the weight of the conflict there. The state's gains are of now."""
     weight = run.penalty.of(_best_gain(run)) if run.penalty.relative else run.penalty.weight
     near, copies = _contenders(run, weight)
+    if near.size == 1:
+        return int(near[0]), weight
     crowd = np.unique(copies).size
     if crowd > max(64, int(np.count_nonzero(run.room.open)) // 64) and run.step and not run.state.matrix.wide:
         # Float32 leaves too many contenders: in float64 from here on.
@@ -200,32 +202,34 @@ def best_of_all(run: Run) -> tuple[int, float]:
 
 
 def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
-    scores, slack, rows = run.state.gains(), run.state.slack(), None
-    if weight and run.step:
-        rows = _within_reach(run, scores, slack, weight)
-        if rows.size <= max(64, run.state.matrix.n // 64):
-            scores, slack = scores[rows] - weight * run.conflict.exact(rows), slack[rows]
-        else:
-            rows, scores = None, scores - weight * run.conflict.values()
-            slack = slack + weight * run.conflict.slack()
-    if rows is None:
-        scores = np.where(run.room.open, scores, -np.inf)
-    near = contenders(scores, slack, run.state.tolerance, weight)
-    near = near if rows is None else rows[near]
-    return near, run.state.matrix.copies(near) if near.size > 1 else near
+    """Rows that may win the step, ascending, and a number for each that only bitwise equal rows share."""
+    rows = _within_reach(run, weight)
+    if rows.size > 1:
+        scores, slack = run.state.gains()[rows], run.state.slack(rows)
+        if weight and rows.size <= max(64, run.state.matrix.n // 64):
+            scores -= weight * run.conflict.exact(rows)
+        elif weight:
+            scores -= weight * run.conflict.values()[rows]
+            slack += weight * run.conflict.slack(rows)
+        rows = rows[contenders(scores, slack, run.state.tolerance, weight)]
+    return rows, run.state.matrix.copies(rows) if rows.size > 1 else rows
 
 
-def _within_reach(run: Run, gains: FloatArray, slack: FloatArray, weight: float) -> IntArray:
+def _within_reach(run: Run, weight: float) -> IntArray:
     """The open rows whose gain is not below what the row of the largest one is sure to score."""
-    upper = np.where(run.room.open, gains + slack, -np.inf)
-    top = int(upper.argmax())
-    sure = gains[top] - slack[top] - weight * float(run.conflict.exact(np.array([top]))[0])
-    return np.flatnonzero(upper >= sure - tie_width(float(upper[top]), run.state.tolerance, weight))
+    gains = np.where(run.room.open, run.state.gains(), -np.inf)
+    top = np.array([gains.argmax()])
+    most = run.state.largest_slack()
+    sure = float(gains[top[0]] - run.state.slack(top)[0])
+    if weight:
+        sure -= weight * float(run.conflict.exact(top)[0])
+    return np.flatnonzero(gains >= sure - most - tie_width(float(gains[top[0]]) + most, run.state.tolerance, weight))
 
 
 def _best_gain(run: Run) -> float:
-    gains = np.where(run.room.open, run.state.gains(), -np.inf)
-    return largest_gain(run.state, contenders(gains, run.state.slack(), run.state.tolerance, 0.0))
+    rows = _within_reach(run, 0.0)
+    near = contenders(run.state.gains()[rows], run.state.slack(rows), run.state.tolerance, 0.0)
+    return largest_gain(run.state, rows[near])
 
 
 def largest_gain(state: InformationState, near: IntArray) -> float:

@@ -52,6 +52,7 @@ class FullFisher:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
+        self._largest_rho = float(self.rho.max())
         self.aq: FloatArray = self.rho.copy()
         self.error2: FloatArray = np.zeros(self.matrix.n)
         self.drop: FloatArray = np.zeros(self.matrix.k)
@@ -60,10 +61,14 @@ class FullFisher:
         """`log(1 + alpha q_i)`, (n,)."""
         return np.log1p(self.aq)
 
-    def slack(self) -> FloatArray:
-        """Bound on the rounding error of `gains()`."""
-        error = self.error(slice(None))
-        return np.asarray(error / (1.0 + np.maximum(self.aq - error, 0.0)))
+    def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        """Bound on the rounding error of `gains()[rows]`."""
+        error = self.error(rows)
+        return np.asarray(error / (1.0 + np.maximum(self.aq[rows] - error, 0.0)))
+
+    def largest_slack(self) -> float:
+        """No less than any of `slack()`."""
+        return math.sqrt(float(self.error2.max())) + self.spread * self._largest_rho
 
     def error(self, rows: IntArray | slice) -> FloatArray:
         """Bound on the rounding error of `alpha q` of some rows.

@@ -22,8 +22,12 @@ class InformationState(Protocol):
         """Marginal gain of every row given the picks, (n,)."""
         ...
 
-    def slack(self) -> FloatArray:
-        """Bound on the rounding error of each of `gains()`, (n,)."""
+    def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        """Bound on the rounding error of each of `gains()[rows]`, (r,)."""
+        ...
+
+    def largest_slack(self) -> float:
+        """No less than any of `slack()`, at the price of fewer passes over vectors of n."""
         ...
 
     def base(self) -> FloatArray:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.vectors import add_product
 
 
 class Transductive:
@@ -46,10 +47,12 @@ class Transductive:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
+        self._largest_rho = float(self.rho.max())
         self._lengths = np.sqrt(self.matrix.squared_norms)
         self._gains: FloatArray | None = None
         self._recompute()
         self._av0 = self._av.copy()
+        self._largest_av0 = float(self._av0.max())
         self._base = self.gains().copy()
 
     def gains(self) -> FloatArray:
@@ -58,19 +61,26 @@ class Transductive:
             self._gains = self._av / self._den
         return self._gains
 
-    def slack(self) -> FloatArray:
-        """Bound on the rounding error of `gains()`: what the passes left in v and in q, and what float64 loses in M."""
+    def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        """Bound on the rounding error of `gains()[rows]`.
+
+        It holds what the passes left in v and in q, and what float64 loses in M.
+        """
         wide = self._wide()
-        error_q = (2.0 * self.matrix.rounding + wide) * self.rho
-        slack = self._error_av(wide)
-        slack += self.gains() * error_q
-        floor = np.subtract(self._den, error_q, out=error_q)
-        slack /= np.maximum(floor, 1.0, out=floor)
-        return slack
+        error_q = (2.0 * self.matrix.rounding + wide) * self.rho[rows]
+        error = self._error_av(wide, rows) + self.gains()[rows] * error_q
+        return np.asarray(error / np.maximum(self._den[rows] - error_q, 1.0))
+
+    def largest_slack(self) -> float:
+        """No less than any of `slack()`."""
+        wide, rounding, rho = self._wide(), self.matrix.rounding, self._largest_rho
+        error_av = self.alpha * rounding * math.sqrt(float(self._error2.max()) * rho / self.alpha)
+        error_av += wide * self._largest_av0 + rounding * rounding * math.sqrt(self._second2) * rho
+        return error_av + float(self.gains().max()) * (2.0 * rounding + wide) * rho
 
     def partials(self) -> tuple[FloatArray, FloatArray]:
         """`alpha v_i`, what a unit of weight on row i would take off `tr(C M^{-1})`, and its rounding error, (n,)."""
-        return self._av, self._error_av(self._wide())
+        return self._av, self._error_av(self._wide(), slice(None))
 
     def base(self) -> FloatArray:
         """`alpha g_i^T C g_i / (1 + alpha |g_i|^2)`, (n,)."""
@@ -126,7 +136,7 @@ class Transductive:
         return gain
 
     def _follow(self, p: FloatArray, r: FloatArray, w: FloatArray, u: FloatArray, b: float, v: float) -> None:
-        """What a pick does to all rows; p and r (n,) are their products with w and u, and are overwritten.
+        """What a pick does to all rows; p and r (n,) are their products with w and u.
 
         A pass errs by `d |g| |w|` in p and `d |g| |u|` in r, d its rounding. So a pick leaves an error of at most
         `d |g| (A |p| + B |r|) + d^2 |g|^2 D` in v; those of different picks add in quadrature.
@@ -134,31 +144,23 @@ class Transductive:
         length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
         A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
         D = 2.0 * b * length * other + b * b * v * length * length
-        cross = p * r
-        np.multiply(p, p, out=p)
-        np.multiply(r, r, out=r)
-        self._den -= self.alpha * b * p
+        add_product(self._den, p, p, -self.alpha * b)
         np.maximum(self._den, 1.0, out=self._den)
-        cross *= -2.0 * self.alpha * b
-        self._av += cross
-        self._av += np.multiply(p, self.alpha * b * b * v, out=cross)
+        add_product(self._av, p, r, -2.0 * self.alpha * b)
+        add_product(self._av, p, p, self.alpha * b * b * v)
         np.maximum(self._av, 0.0, out=self._av)
-        self._error2 += np.multiply(p, 2.0 * A * A, out=p)
-        self._error2 += np.multiply(r, 2.0 * B * B, out=r)
+        add_product(self._error2, p, p, 2.0 * A * A)
+        add_product(self._error2, r, r, 2.0 * B * B)
         self._second2 += D * D
         self._gains = None
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
 
-    def _error_av(self, wide: float) -> FloatArray:
+    def _error_av(self, wide: float, rows: IntArray | slice) -> FloatArray:
         rounding = self.matrix.rounding
-        error = np.sqrt(self._error2)
-        error *= self._lengths
-        error *= self.alpha * rounding
-        error += wide * self._av0
-        if self._second2:
-            error += (rounding * rounding * math.sqrt(self._second2)) * self.rho
+        error = self.alpha * rounding * np.sqrt(self._error2[rows]) * self._lengths[rows]
+        error += wide * self._av0[rows] + rounding * rounding * math.sqrt(self._second2) * self.rho[rows]
         return np.asarray(error)
 
     def _exact(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
