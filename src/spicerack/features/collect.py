@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from spicerack.features.runner import Runner
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.gradients.survey import Progress, Survey, survey
+from spicerack.store.filling import Results, fill_shards, settled_tokens_per_batch
 
 if TYPE_CHECKING:
     import datasets
@@ -173,10 +173,9 @@ class FeaturePass:
 
     def tokens_per_batch(self, begun: dict[str, Any] | None = None) -> int:
         """The option, else what an interrupted store was begun with, else the device's default."""
-        if self.config.tokens_per_batch is not None:
-            return self.config.tokens_per_batch
-        if begun is not None and isinstance(begun.get("tokens_per_batch"), int):
-            return int(begun["tokens_per_batch"])
+        settled = settled_tokens_per_batch(self.config.tokens_per_batch, begun)
+        if settled is not None:
+            return settled
         device = self.loaded.device.type
         chosen = TOKENS_PER_BATCH.get(device, TOKENS_PER_BATCH["cpu"])
         reason = f"default for {device} without gradients; samples are batched by length"
@@ -187,22 +186,14 @@ class FeaturePass:
         missing = writer.missing()
         if not missing:
             return
-        total = int(sum(self.survey.tokens[s.start : s.stop].sum() for s in missing))
+        total = self.survey.tokens_of(missing)
         done = {"rows": 0, "tokens": 0, "run": 0}
         started = time.perf_counter()
-        with ThreadPoolExecutor(1, "encode") as encoder, ThreadPoolExecutor(1, "write") as writing:
-            ahead = encoder.submit(self._encode, missing[0])
-            written: Future[None] | None = None
-            for index, shard in enumerate(missing):
-                texts = ahead.result()
-                if index + 1 < len(missing):
-                    ahead = encoder.submit(self._encode, missing[index + 1])
-                arrays, table = self._shard(shard, texts, tokens_per_batch, done, total)
-                if written is not None:
-                    written.result()
-                written = writing.submit(writer.write, shard, arrays, table)
-            if written is not None:
-                written.result()
+
+        def compute(shard: Shard, texts: Sequence[Text]) -> Results:
+            return self._shard(shard, texts, tokens_per_batch, done, total)
+
+        fill_shards(writer, missing, read=self._encode, compute=compute)
         seconds = time.perf_counter() - started
         flops = self._flops_per_token() * done["run"]
         self.choices += self.runner.late_choices
@@ -226,12 +217,11 @@ class FeaturePass:
 
     def _shard(
         self, shard: Shard, texts: Sequence[Text], tokens_per_batch: int, done: dict[str, int], total: int
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> Results:
         """Arrays by name, (rows, columns) each, and the columns of the shard's table."""
-        part = slice(shard.start, shard.stop)
         results = ShardFeatures(shard.stop - shard.start, self.layout)
         tokens = sum(len(text.encoded.input_ids) for text in texts)
-        begun, credit, run = dict(done), int(self.survey.tokens[part].sum()), 0
+        begun, credit, run = dict(done), self.survey.tokens_of([shard]), 0
         for batch in self.runner.batches(texts, tokens_per_batch):
             self.runner.run(batch, results)
             run += sum(len(text.encoded.input_ids) for text in batch)
@@ -241,20 +231,11 @@ class FeaturePass:
             if self.progress:
                 self.progress("features", done["rows"], done["tokens"], total)
         done["rows"], done["tokens"] = begun["rows"] + shard.stop - shard.start, begun["tokens"] + credit
-        table = {
-            "id": [self.pool.id(i) for i in range(shard.start, shard.stop)],
-            "source": self.pool.sources[part],
-            "tokens": self.survey.tokens[part].astype(np.int32),
-            "trained_tokens": self.survey.trained_tokens[part].astype(np.int32),
-            "cut_tokens": self.survey.cut_tokens[part].astype(np.int32),
-            **results.columns(),
-        }
-        return results.arrays, table
+        return results.arrays, {**self.survey.table(self.pool, shard), **results.columns()}
 
     def _flops_per_token(self) -> float:
         """Counted on the texts of one sample of middling length, apart from the work."""
-        trained = np.flatnonzero(self.survey.trained_tokens > 0)
-        middle = int(trained[np.argsort(self.survey.tokens[trained], kind="stable")[len(trained) // 2]])
+        middle = self.survey.middle()
         texts = self.runner.texts(0, self.pool.sample(middle), where=self.pool.where(middle))
         if not texts:
             return 0.0

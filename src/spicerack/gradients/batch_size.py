@@ -9,6 +9,7 @@ import numpy as np
 from spicerack.gradients.meter import DeviceMeter, device_name
 from spicerack.gradients.probing import Lengths, batch_question, choose_tokens_per_batch, random_batches
 from spicerack.gradients.remembered import Answer, Remembered
+from spicerack.store.filling import settled_tokens_per_batch
 
 if TYPE_CHECKING:
     from spicerack.config import GradientConfig
@@ -39,13 +40,8 @@ class BatchSize:
         self.found: Answer | None = None
         self.default = TOKENS_PER_BATCH.get(planned.loaded.device.type, TOKENS_PER_BATCH["cpu"])
         self._planned = planned
-        told = planned.config.tokens_per_batch
-        if told is not None:
-            self.tokens = told
-        elif begun is not None and isinstance(begun.get("tokens_per_batch"), int):
-            self.tokens = int(begun["tokens_per_batch"])
-        else:
-            self.tokens = self._find()
+        settled = settled_tokens_per_batch(planned.config.tokens_per_batch, begun)
+        self.tokens = self._find() if settled is None else settled
 
     def _find(self) -> int:
         planned = self._planned

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.gradients.description import choices_of, settings_of
 from spicerack.gradients.survey import Progress, Survey, survey
 from spicerack.models.loading import choose_attention
+from spicerack.store.filling import Results, fill_shards
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
@@ -180,25 +180,14 @@ class GradientPass:
             return
         done = {"rows": 0, "tokens": 0}
         started = time.perf_counter()
-        total = int(sum(self.survey.tokens[s.start : s.stop].sum() for s in missing))
-        with (
-            ThreadPoolExecutor(1, "encode") as encoder,
-            ThreadPoolExecutor(1, "write") as writing,
-            self.capture() as capture,
-        ):
+        total = self.survey.tokens_of(missing)
+        with self.capture() as capture:
             runner = self.runner(capture)
-            ahead = encoder.submit(self._encode, missing[0])
-            written: Future[None] | None = None
-            for index, shard in enumerate(missing):
-                encoded = ahead.result()
-                if index + 1 < len(missing):
-                    ahead = encoder.submit(self._encode, missing[index + 1])
-                arrays, table = self._shard(runner, shard, encoded, batch_size.tokens, done, total)
-                if written is not None:
-                    written.result()
-                written = writing.submit(writer.write, shard, arrays, table)
-            if written is not None:
-                written.result()
+
+            def compute(shard: Shard, encoded: Sequence[Encoded]) -> Results:
+                return self._shard(runner, shard, encoded, batch_size.tokens, done, total)
+
+            fill_shards(writer, missing, read=self._encode, compute=compute)
             seconds = time.perf_counter() - started
             flops = self._flops_per_token(runner) * done["tokens"]
         if runner.limit is not None:
@@ -226,7 +215,7 @@ class GradientPass:
         tokens_per_batch: int,
         done: dict[str, int],
         total: int,
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> Results:
         """The arrays (rows, k) of a shard and the columns of its table."""
         from spicerack.data.batching import plan_batches
 
@@ -248,22 +237,17 @@ class GradientPass:
             if self.progress:
                 self.progress("gradients", done["rows"], done["tokens"], total)
         table = {
-            "id": [self.pool.id(i) for i in range(shard.start, shard.stop)],
-            "source": self.pool.sources[shard.start : shard.stop],
+            **self.survey.table(self.pool, shard),
             "loss_mean": np.where(trained > 0, loss_sum / np.maximum(trained, 1), np.nan).astype(np.float32),
             "loss_sum": np.where(trained > 0, loss_sum, np.nan).astype(np.float32),
-            "tokens": self.survey.tokens[part].astype(np.int32),
-            "trained_tokens": trained.astype(np.int32),
-            "cut_tokens": self.survey.cut_tokens[part].astype(np.int32),
             "gradient_norm": norm,
         }
         return arrays, table
 
     def _flops_per_token(self, runner: Backoff) -> float:
         """Counted on one sample of middling length, apart from the work: the counter changes which kernels run."""
-        trained = np.flatnonzero(self.survey.trained_tokens > 0)
-        middle = trained[np.argsort(self.survey.tokens[trained], kind="stable")[len(trained) // 2]]
-        flops = count_flops(lambda: runner.run_with_backoff([self._encode_row(int(middle))]))
+        middle = self.survey.middle()
+        flops = count_flops(lambda: runner.run_with_backoff([self._encode_row(middle)]))
         return flops / float(self.survey.tokens[middle])
 
     def sample_batches(self, count: int) -> list[list[Encoded]]:

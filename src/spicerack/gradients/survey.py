@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from spicerack.errors import DataError
 if TYPE_CHECKING:
     from spicerack.data.labels import Labeler
     from spicerack.data.records import Pool
+    from spicerack.store.layout import Shard
 
 Progress = Callable[[str, int, int, int], None]
 """Called as (stage, rows done, tokens done, tokens in all); stage is `survey` or `gradients`."""
@@ -26,6 +27,26 @@ class Survey:
     trained_tokens: np.ndarray
     cut_tokens: np.ndarray
     missing_end_of_turn: np.ndarray
+
+    def tokens_of(self, shards: Iterable[Shard]) -> int:
+        """Tokens of the rows of some shards."""
+        return int(sum(self.tokens[shard.start : shard.stop].sum() for shard in shards))
+
+    def middle(self) -> int:
+        """The row of middling length among those with a trained token: what one sample costs is counted on it."""
+        trained = np.flatnonzero(self.trained_tokens > 0)
+        return int(trained[np.argsort(self.tokens[trained], kind="stable")[len(trained) // 2]])
+
+    def table(self, pool: Pool, shard: Shard) -> dict[str, Any]:
+        """The columns of a shard's table that are known before a pass: ids, sources, counts."""
+        part = slice(shard.start, shard.stop)
+        return {
+            "id": [pool.id(i) for i in range(shard.start, shard.stop)],
+            "source": pool.sources[part],
+            "tokens": self.tokens[part].astype(np.int32),
+            "trained_tokens": self.trained_tokens[part].astype(np.int32),
+            "cut_tokens": self.cut_tokens[part].astype(np.int32),
+        }
 
     def summary(self) -> dict[str, int]:
         """Counts over the pool."""
