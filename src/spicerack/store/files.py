@@ -46,6 +46,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def prepare_output(folder: Path) -> Path:
+    """Make a run's folder, and find out now whether it can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    probe = folder / ".spicerack-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another output folder"
+        ) from error
+    return folder
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """The one line for a write that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
