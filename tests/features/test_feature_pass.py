@@ -81,6 +81,14 @@ def test_a_finished_store_is_not_run_again(collect, tmp_path, monkeypatch):
         collect(tmp_path / "s", compute="ifd")
 
 
+def test_a_store_begun_by_a_version_that_cut_other_batches_is_not_gone_on_with(collect, tmp_path, monkeypatch):
+    monkeypatch.setattr("spicerack.features.collect.FEATURE_VERSION", 1)
+    collect(tmp_path / "s", compute="loss")
+    monkeypatch.undo()
+    with pytest.raises(StoreMismatchError, match="feature_version was 1"):
+        collect(tmp_path / "s", compute="loss")
+
+
 @pytest.mark.parametrize("feature", EVERYTHING.split(","))
 def test_a_feature_alone_is_the_feature_among_all(collect, whole, tmp_path, feature):
     store = collect(tmp_path / "s", compute=feature)
