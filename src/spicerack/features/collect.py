@@ -21,6 +21,7 @@ from spicerack.features.options import FeatureConfig, make_feature_config
 from spicerack.features.runner import Runner
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
+from spicerack.gradients.description import common_settings
 from spicerack.gradients.survey import Progress, Survey, survey
 from spicerack.store.filling import Results, fill_shards, settled_tokens_per_batch
 
@@ -123,16 +124,9 @@ class FeaturePass:
 
     def settings(self, tokens_per_batch: int) -> dict[str, Any]:
         """What the store is made with; a store made with anything else is refused."""
-        model = self.loaded
         return {
             "feature_version": FEATURE_VERSION,
-            "model": f"{Path(model.name).name} (weights {model.fingerprint()[:16]})",
-            "dtype": model.dtype,
-            "attn_implementation": getattr(model.model.config, "_attn_implementation", None) or "default",
-            "label_rule": self.labeler.rule_hash(),
-            "pool": f"{self.pool.source.name} (content {self.pool.fingerprint()[:16]})",
-            "format": self.pool.format,
-            "rows": len(self.pool),
+            **common_settings(self.pool, self.labeler, self.loaded),
             "tokens_per_batch": tokens_per_batch,
             "shard_rows": self.config.shard_rows,
             "storage_dtype": self.config.storage_dtype,

@@ -8,28 +8,38 @@ from typing import TYPE_CHECKING, Any
 from spicerack.config import Choice
 
 if TYPE_CHECKING:
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
     from spicerack.gradients.collect import GradientPass
+    from spicerack.models.loading import LoadedModel
 
 GRADIENT_VERSION = 2  # raised when the same settings would give other numbers
 
 
-def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
-    """What the store is made with; a store made with anything else is refused."""
-    loaded, config, pool = planned.loaded, planned.config, planned.pool
-    settings = {
-        "gradient_version": GRADIENT_VERSION,
+def common_settings(pool: Pool, labeler: Labeler, loaded: LoadedModel) -> dict[str, Any]:
+    """What every store of a pool is made with, whatever is computed: model, labels, rows."""
+    return {
         "model": f"{Path(loaded.name).name} (weights {loaded.fingerprint()[:16]})",
         "dtype": loaded.dtype,
         "attn_implementation": getattr(loaded.model.config, "_attn_implementation", None) or "default",
+        "label_rule": labeler.rule_hash(),
+        "pool": f"{pool.source.name} (content {pool.fingerprint()[:16]})",
+        "format": pool.format,
+        "rows": len(pool),
+    }
+
+
+def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
+    """What the store is made with; a store made with anything else is refused."""
+    config = planned.config
+    settings = {
+        "gradient_version": GRADIENT_VERSION,
+        **common_settings(planned.pool, planned.labeler, planned.loaded),
         "parameters": config.parameters,
         "tracked": [p.name for p in planned.parameters],
         "projection": planned.projection.settings(),
         "reduction": config.reduction,
         "gradient_norm": config.gradient_norm,
-        "label_rule": planned.labeler.rule_hash(),
-        "pool": f"{pool.source.name} (content {pool.fingerprint()[:16]})",
-        "format": pool.format,
-        "rows": len(pool),
         "tokens_per_batch": tokens_per_batch,
         "shard_rows": config.shard_rows,
         "storage_dtype": config.storage_dtype,
