@@ -38,7 +38,8 @@ def select(
     from spicerack.cli.console import console, print_files
     from spicerack.config import RunConfig, with_options
 
-    config = with_options(RunConfig(), {**options, **method_options(ctx.args)})
+    given = {**options, **method_options(ctx.args)}
+    config = with_options(RunConfig(), given, sections=("selection", "data"))  # --device is the method's: no model here
     selection, files = pipeline.select_from_store(store, config, output_dir=output, pool=pool)
     report_selection(selection)
     console.print("[bold]files[/bold]")

@@ -137,7 +137,7 @@ def _pool(
     rest[chosen] = False
     gain = float(ground.bound[rest].max()) if run.penalty.relative and rest.any() else -np.inf
     limits = Limits(outside, gain, direction, drift, eta, floor_weight)
-    X = next(ground.matrix.chunks(chosen, chosen.size))[1]
+    X = ground.matrix.pass_rows(chosen)
     return Pool(run, ground, chosen, X, ground.read(chosen), (limits,), depths, drifts)
 
 

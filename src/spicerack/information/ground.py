@@ -7,7 +7,7 @@ of the picks then. They bound its score now: a gain never rises, and a cosine mo
 
 To refresh a row is one product with what was picked since: m columns p, or, where m exceeds k, the k columns of
 the inverse's root; and one column for the direction. Many rows and columns at once: a matrix product, where the plain
-loop is bound by memory.
+loop is bound by memory. It runs where the working rows lie (`blocks.py`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.blocks import Block, squares
 from spicerack.information.conflict import Conflict
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 
 CHUNK_BYTES = 8 << 20
 """Rows of one matrix product: large enough for the product, small enough to stay in cache."""
+
+DEVICE_CHUNK_BYTES = 32 << 20
+"""The same on a GPU, where a product has to fill more cores and its start costs more."""
 
 ROOT_BELOW = 1e8
 """Bound of the condition number up to which the root of the inverse refreshes rows; beyond, the picks themselves do."""
@@ -137,9 +141,9 @@ class Ground:
         if since == self.now:
             return values
         Y = X @ self.columns(since, X.dtype).T
-        drop = _squares(Y[:, : self.now - since])
+        drop = squares(Y[:, : self.now - since])
         lost = (2.0 * self.matrix.rounding) ** 2 * self.state.rho[rows] * drop
-        cosine = self._cosines(Y[:, -1], rows) if self.penalized else values.cosine
+        cosine = self._cosines(Y[:, -1].astype(np.float64), rows) if self.penalized else values.cosine
         return Values(np.maximum(values.aq - drop, 0.0), values.error2 + lost, cosine)
 
     def refresh(self, rows: IntArray) -> None:
@@ -147,7 +151,7 @@ class Ground:
         since = np.array(self._times)[self._epoch[rows]]
         rows, since = rows[since < self.now], since[since < self.now]
         order = np.argsort(since, kind="stable")
-        size = max(256, CHUNK_BYTES // (self._itemsize * self.matrix.k))
+        size = self._chunk_rows
         for start, (part, X) in enumerate(self.matrix.chunks(rows[order], size)):
             ages = since[order[start * size : start * size + part.size]]
             self._advance(part, X, ages)
@@ -169,17 +173,19 @@ class Ground:
         """Every row is of now: the state was computed afresh."""
         rows = np.arange(self.matrix.n)
         if self.penalized:
-            for part, X in self.matrix.chunks(rows, max(256, CHUNK_BYTES // (self._itemsize * self.matrix.k))):
-                self.cosine[part] = self._cosines(X @ self.columns(self.now, X.dtype)[0], part)
+            for part, X in self.matrix.chunks(rows, self._chunk_rows):
+                along = X.energies(self.columns(self.now, X.dtype), np.zeros(part.size, dtype=np.int64), 0)[1]
+                self.cosine[part] = self._cosines(along, part)
         self._date(rows)
 
     @property
-    def _itemsize(self) -> int:
-        return 8 if self.matrix.wide else 4
+    def _chunk_rows(self) -> int:
+        size = CHUNK_BYTES if self.matrix.device == "cpu" else DEVICE_CHUNK_BYTES
+        return max(256, size // ((8 if self.matrix.wide else 4) * self.matrix.k))
 
-    def _cosines(self, products: npt.NDArray[Any], rows: IntArray) -> FloatArray:
+    def _cosines(self, products: FloatArray, rows: IntArray) -> FloatArray:
         """Cosines of rows with the direction of now, from its products with the working rows."""
-        inner = self.conflict.inner(products.astype(np.float64), self.conflict.direction()[0])
+        inner = self.conflict.inner(products, self.conflict.direction()[0])
         lengths = self.lengths[rows]
         return np.asarray(inner / np.where(lengths > 0.0, lengths, 1.0))
 
@@ -190,19 +196,17 @@ class Ground:
             self._directions.append(self.conflict.direction()[0])
         self._epoch[rows] = len(self._times) - 1
 
-    def _advance(self, rows: IntArray, X: npt.NDArray[Any], since: IntArray) -> None:
+    def _advance(self, rows: IntArray, X: Block, since: IntArray) -> None:
         """Bring the rows X (r, k) up to date, in order of age: one product with the picks since the oldest."""
         oldest, k = int(since[0]), self.matrix.k
         if self.now - oldest > k and self._root_pays(rows.size * (self.now - oldest - k)):
-            Y = X @ self._whole(X.dtype)
-            self.state.replace(rows, _squares(Y[:, :k]))
+            energy, along = X.energies(self._whole(X.dtype), np.zeros(rows.size, dtype=np.int64), k)
+            self.state.replace(rows, energy)
         else:
-            Y = X @ self.columns(oldest, X.dtype).T
-            for age in np.unique(since).tolist():
-                low, high = np.searchsorted(since, age), np.searchsorted(since, age, side="right")
-                self.state.lower(rows[low:high], _squares(Y[low:high, age - oldest : self.now - oldest]))
+            energy, along = X.energies(self.columns(oldest, X.dtype), since - oldest, self.now - oldest)
+            self.state.lower(rows, energy)
         if self.penalized:
-            self.cosine[rows] = self._cosines(Y[:, -1], rows)
+            self.cosine[rows] = self._cosines(along, rows)
 
     def _root_pays(self, saved: int) -> bool:
         """Whether `saved` columns of k multiplications are worth the root of the inverse, in float64."""
@@ -210,18 +214,13 @@ class Ground:
         return self.state.condition < ROOT_BELOW and (made or saved > 8 * self.matrix.k**2)
 
     def _whole(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """`W = sqrt(alpha) R^{-1}` with `R^T R = M`, so that `alpha q = |g^T W|^2`; then the direction: (k, k + 1)."""
+        """Columns of `W = sqrt(alpha) R^{-1}`, `R^T R = M`: `alpha q = |g^T W|^2`. Then the direction: (k + 1, k)."""
         if self._root is None or self._root[0] != self.now:
             picks = np.array(self.state.picks[self._in_moment :], dtype=np.int64)
             rows = self.matrix.rows_at(picks)
             self._moment += self.state.alpha * (rows.T @ rows)
             self._in_moment += picks.size
-            root = np.linalg.inv(np.linalg.cholesky(self._moment)).T * math.sqrt(self.state.alpha)
-            both = np.column_stack([root, self.conflict.direction()[0]])
-            self._root = (self.now, np.ascontiguousarray(both.astype(dtype)))
+            root = np.linalg.inv(np.linalg.cholesky(self._moment)) * math.sqrt(self.state.alpha)
+            both = np.vstack([root, self.conflict.direction()[0]])
+            self._root = (self.now, both.astype(dtype))
         return self._root[1]
-
-
-def _squares(Y: npt.NDArray[Any]) -> FloatArray:
-    """Sums of squares of rows, (r,); einsum would add them one after the other, and lose more than the products."""
-    return np.asarray(np.vecdot(Y, Y), dtype=np.float64)

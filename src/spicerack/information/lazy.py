@@ -54,7 +54,7 @@ class _Front:
 
     def __init__(self, run: Run, state: DiagonalState, rows: IntArray, bound: FloatArray) -> None:
         self.run, self.state, self.rows, self.bound = run, state, rows, bound
-        self.X = next(state.matrix.chunks(rows, rows.size))[1]
+        self.X = state.matrix.pass_rows(rows)
         rest = run.room.open.copy()
         rest[rows] = False
         self.outside = float(bound[rest].max()) if rest.any() else -np.inf

@@ -1,13 +1,13 @@
 """The rows of a pool as the states read them: a working copy for the passes, exact rows for the decisions.
 
-A pass over all rows (`product`) is bound by memory, so it runs in the dtype of the working copy, float32 as a rule.
+A pass over all rows (`product`) is bound by memory, so it runs in the dtype of the working copy, float32 as a rule,
+and where that copy lies: in main memory, in that of a GPU (`device.py`), or in a store that it is streamed from.
 Whatever decides a pick reads the *exact rows*: float64, from the source itself. The two may differ by rounding, and
 `rounding` says by how much, so that a pick never depends on the precision of the pass.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from spicerack.information.blocks import Block, HostBlock
+from spicerack.information.device import DeviceRows, as_tensor, full_float32
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,7 +42,8 @@ class RowMatrix:
     """Rows `G` of shape (n, k) with their exact float64 form.
 
     Args:
-        G: float32 or float64 working copy, never altered; None: working rows are read through `working_at` each time.
+        G: float32 or float64 working copy, never altered, or one on a device; None: working rows are read through
+            `working_at` each time.
         rows_at: gives the exact rows, float64 (r, k), of row numbers (an int64 array or a slice). Default: those of
             `G`.
         working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
@@ -48,7 +52,7 @@ class RowMatrix:
 
     def __init__(
         self,
-        G: npt.NDArray[Any] | None,
+        G: npt.NDArray[Any] | DeviceRows | None,
         rows_at: RowsAt | None = None,
         *,
         working_at: WorkingAt | None = None,
@@ -65,9 +69,14 @@ class RowMatrix:
         self._row: tuple[int, FloatArray] | None = None
 
     @property
-    def in_memory(self) -> bool:
-        """Whether the working copy is held in memory."""
-        return self._G is not None
+    def device(self) -> str:
+        """Where passes run now, as torch names it."""
+        return "cpu" if self._away is None else self._away.device
+
+    @property
+    def _away(self) -> DeviceRows | None:
+        """The rows on the device where passes run now."""
+        return self._G if isinstance(self._G, DeviceRows) and not self._wide else None
 
     def rows_at(self, rows: IntArray | slice) -> FloatArray:
         """Exact rows, float64 (r, k)."""
@@ -83,14 +92,14 @@ class RowMatrix:
         return self._row[1]
 
     def working_at(self, rows: IntArray | slice) -> npt.NDArray[Any]:
-        """Working rows (r, k); a slice of a copy in memory is a view."""
+        """Working rows (r, k) in main memory; a slice of a copy there is a view."""
         if self._G is not None:
             return self._G[rows]
         assert self._working_at is not None
         return self._working_at(rows)
 
     def among(self, rows: IntArray) -> RowMatrix:
-        """Some of the rows, their working copy in memory, numbered as in `rows`."""
+        """Some of the rows, their working copy in main memory, numbered as in `rows`."""
         return RowMatrix(self.working_at(rows), lambda inner: self.rows_at(rows[inner]))
 
     def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
@@ -139,10 +148,12 @@ class RowMatrix:
         Casting both sides costs one unit roundoff. What summing k terms costs depends on the order of the kernel, and
         is largest where every term is alike, so that each addition rounds the same way: constant rows and columns were
         measured at up to k / 8 units and 52 in blocked matrix products, k / 66 in the others (k from 8 to 16384);
-        random, one-hot and heavy-tailed rows at 0.12 sqrt(k).
+        random, one-hot and heavy-tailed rows at 0.12 sqrt(k). A device has a bound of its own (`device.py`); the larger
+        one holds, for pools are played in main memory.
         """
         eps = EPS if self._wide else float(np.finfo(np.float32).eps)
-        return float(eps * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0)))
+        here = float(eps * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0)))
+        return here if self._away is None else max(here, self._away.rounding)
 
     def product(self, v: FloatArray) -> FloatArray:
         """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`; for `v` of shape (k, c), (n, c).
@@ -154,7 +165,9 @@ class RowMatrix:
         out = np.zeros((columns.shape[0], self.n))
         if scale.any():
             columns = columns / np.where(scale > 0.0, scale, 1.0)
-            if self._G is not None and self._G.dtype == (np.float64 if self._wide else np.float32):
+            if self._away is not None:
+                np.multiply(self._away.product(columns), scale, out=out)
+            elif isinstance(self._G, np.ndarray) and self._G.dtype == (np.float64 if self._wide else np.float32):
                 np.multiply(_times(self._G, columns, self._tensor), scale, out=out)
             else:
                 for part, rows in self.blocks() if self._wide else self.working_blocks():
@@ -163,37 +176,36 @@ class RowMatrix:
 
     @cached_property
     def _tensor(self) -> Any:
+        assert isinstance(self._G, np.ndarray)
         return self._as_tensor(self._G)
 
-    def _as_tensor(self, rows: npt.NDArray[Any] | None) -> Any:
+    def _as_tensor(self, rows: npt.NDArray[Any]) -> Any:
         """Rows as torch sees them, or None where the whole matrix is too small to need it."""
-        if rows is None or self.n * self.k < TORCH_ABOVE:
-            return None
-        import torch
+        return None if self.n * self.k < TORCH_ABOVE else as_tensor(rows)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a read-only array: nothing here writes
-            return torch.from_numpy(rows)
+    def pass_rows(self, rows: IntArray) -> npt.NDArray[Any]:
+        """Rows in the precision of the passes, (r, k) in main memory."""
+        where = _where(rows)
+        return self.rows_at(where) if self._wide else self.working_at(where)
 
-    def chunks(self, rows: IntArray, size: int) -> Iterator[tuple[IntArray, npt.NDArray[Any]]]:
+    def chunks(self, rows: IntArray, size: int) -> Iterator[tuple[IntArray, Block]]:
         """Rows in the precision of the passes, `size` at a time, with their numbers; read ahead from a store."""
         parts = [rows[start : start + size] for start in range(0, rows.size, size)]
+        if self._away is not None:
+            for part in parts:
+                yield part, self._away.block(_where(part))
+            return
         if self._G is not None or self._wide:
             for part in parts:
-                yield part, self._pass_rows(part)
+                yield part, HostBlock(self.pass_rows(part))
             return
         with ThreadPoolExecutor(1, "read-ahead") as reader:
-            ahead = [reader.submit(self._pass_rows, part) for part in parts[:1]]
+            ahead = [reader.submit(self.pass_rows, part) for part in parts[:1]]
             for i, part in enumerate(parts):
                 ready = ahead.pop().result()
                 if i + 1 < len(parts):
-                    ahead.append(reader.submit(self._pass_rows, parts[i + 1]))
-                yield part, ready
-
-    def _pass_rows(self, rows: IntArray) -> npt.NDArray[Any]:
-        run = rows.size > 0 and int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
-        where = slice(int(rows[0]), int(rows[-1]) + 1) if run else rows  # a run without gaps is a view
-        return self.rows_at(where) if self._wide else self.working_at(where)
+                    ahead.append(reader.submit(self.pass_rows, parts[i + 1]))
+                yield part, HostBlock(ready)
 
     def _parts(self, rows: int) -> Iterator[slice]:
         for start in range(0, self.n, max(1, rows)):
@@ -227,7 +239,14 @@ def _times(X: npt.NDArray[Any], columns: FloatArray, tensor: Any) -> npt.NDArray
     import torch
 
     pair = torch.from_numpy(narrow if len(narrow) > 1 else np.repeat(narrow, 2, axis=0))
-    return np.asarray(torch.mm(tensor, pair.T).numpy().T[: len(narrow)])
+    with full_float32():
+        return np.asarray(torch.mm(tensor, pair.T).numpy().T[: len(narrow)])
+
+
+def _where(rows: IntArray) -> IntArray | slice:
+    """Row numbers, as a slice where they run without gaps: of a copy in memory that is a view."""
+    run = rows.size > 0 and int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if run else rows
 
 
 def row_energies(X: FloatArray, Z: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty
@@ -21,7 +21,8 @@ from spicerack.information.search import search
 from spicerack.information.submodular import lazy_certificate, lazy_picks
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import allowance, certificate_of, prefix_bounds
-from spicerack.selectors.preparing import memory_for, read_array, resolve_alpha
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.preparing import held_rows, memory_for, read_array, resolve_alpha
 from spicerack.selectors.ranking import narrowed
 
 STATES = "states"
@@ -42,6 +43,14 @@ class FisherOptions(MethodOptions):
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="larger working copies of the rows are streamed from the store; None: half of free memory"
     )
+    device: DeviceName = Field("auto", description=DEVICE_DESCRIPTION)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> FisherOptions:
+        if self.device not in ("auto", "cpu") and (self.precision == "float64" or self.features != "gradients"):
+            given = "precision='float64'" if self.precision == "float64" else f"features={self.features!r}"
+            raise ValueError(f"device={self.device!r} runs float32 passes over gradients: leave out {given}")
+        return self
 
     @property
     def penalty(self) -> float:
@@ -87,8 +96,8 @@ FISHER = Fisher()
 
 def _by_rows(problem: Problem, options: FisherOptions) -> Picks:
     dtype = np.float32 if options.precision == "float32" else np.float64
-    memory = memory_for(problem, problem.rows, options.memory_gb, dtype)
-    matrix = problem.rows.row_matrix(options.rows, dtype, memory=memory)
+    matrix = held_rows(problem, options.rows, dtype, memory_gb=options.memory_gb, device=options.device)
+    where = matrix.device
     alpha = resolve_alpha(problem, options.alpha, matrix)
     state = FullFisher(matrix, alpha)
     prefixes = prefix_bounds(problem, options, state)
@@ -101,7 +110,7 @@ def _by_rows(problem: Problem, options: FisherOptions) -> Picks:
         watch=prefixes.watch if prefixes else None,
     )
     certificate = certificate_of(problem, options, state, result, prefixes, True)
-    return Picks(result.indices, result.scores, result.trace, certificate, {"alpha": alpha})
+    return Picks(result.indices, result.scores, result.trace, certificate, {"alpha": alpha, "device": where})
 
 
 def _by_samples(problem: Problem, options: FisherOptions) -> Picks:

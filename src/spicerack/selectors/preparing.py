@@ -1,4 +1,4 @@
-"""What methods on rows settle before they pick: alpha, memory, which array the rows come from."""
+"""What methods on rows settle before they pick: alpha, where rows are held, which array the rows come from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from spicerack.information.matrix import RowMatrix, median_alpha
 from spicerack.selectors.base import Needs, Problem
+from spicerack.selectors.devices import device_for
 from spicerack.selectors.ranking import with_values
-from spicerack.selectors.rows import Rows, free_memory
+from spicerack.selectors.rows import RowForm, Rows, Working, free_memory
 
 RowsFrom = Literal["gradients", "embeddings"]
 ARRAY: dict[RowsFrom, str] = {"gradients": "gradient", "embeddings": "embedding"}
@@ -35,6 +36,25 @@ def memory_for(problem: Problem, rows: Rows, memory_gb: float | None, dtype: typ
             "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
         )
     return int(limit)
+
+
+def held_rows(
+    problem: Problem, form: RowForm, dtype: Working, *, memory_gb: float | None, device: str, pays: bool = True
+) -> RowMatrix:
+    """The pool's rows for the engine: their working copy on a GPU, in main memory, or streamed from the store.
+
+    Args:
+        problem: with the rows.
+        form: of the rows.
+        dtype: of the working copy; a device holds float32 only.
+        memory_gb: as for `memory_for`.
+        device: as for `device_for`.
+        pays: whether the run makes passes over all rows that a device could make.
+    """
+    rows, narrow = problem.rows, dtype == np.float32
+    where = device_for(problem, rows, device if narrow else "cpu", pays=pays)
+    memory = memory_for(problem, rows, memory_gb, dtype) if where == "cpu" else None
+    return rows.row_matrix(form, dtype, memory=memory, device=where)
 
 
 def read_array(problem: Problem, name: str) -> tuple[Rows, np.ndarray]:

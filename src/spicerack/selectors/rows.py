@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError
+from spicerack.information.device import DeviceRows
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 
@@ -162,17 +163,23 @@ class Rows:
         self._cached = (form, matrix)
         return matrix
 
-    def row_matrix(self, form: RowForm, dtype: Working, *, memory: int | None = None) -> RowMatrix:
+    def row_matrix(self, form: RowForm, dtype: Working, *, memory: int | None = None, device: str = "cpu") -> RowMatrix:
         """Working copy and exact rows, for an information state.
 
         Args:
             form: of the rows.
             dtype: of the working copy.
             memory: bytes that the working copy may take; a larger one is streamed from the store. None: no limit.
+            device: the torch device that holds the working copy, in float32; "cpu": main memory.
         """
         large = memory is not None and self.n * self.k * np.dtype(dtype).itemsize > memory
+        held: npt.NDArray[Any] | DeviceRows | None = None
+        if device != "cpu":
+            held = DeviceRows(self.stream(form, dtype), self.shape, device)
+        elif not large or self.store is None:
+            held = self.matrix(form, dtype)
         matrix = RowMatrix(
-            None if large and self.store is not None else self.matrix(form, dtype),
+            held,
             rows_at=lambda rows: self.take(rows, form),
             working_at=lambda rows: self.working(rows, form, dtype),
             shape=self.shape,

@@ -25,7 +25,8 @@ from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
-from spicerack.selectors.preparing import memory_for, resolve_alpha
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.preparing import held_rows, resolve_alpha
 
 
 class SpiceOptions(MethodOptions):
@@ -66,6 +67,7 @@ class SpiceOptions(MethodOptions):
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="larger working copies of the rows are streamed from the store; None: half of free memory"
     )
+    device: DeviceName = Field("auto", description=DEVICE_DESCRIPTION)
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -81,6 +83,9 @@ class SpiceOptions(MethodOptions):
     def _combinations(self) -> SpiceOptions:
         if self.objective == "transductive" and self.fisher != "full":
             raise ValueError(f"objective='transductive' is defined for fisher='full', not {self.fisher!r}")
+        if self.device not in ("auto", "cpu") and (self.precision == "float64" or self.fisher != "full"):
+            given = "precision='float64'" if self.precision == "float64" else f"fisher={self.fisher!r}"
+            raise ValueError(f"device={self.device!r} runs float32 passes of fisher='full': leave out {given}")
         if self.pool_picks > self.pool_size:
             raise ValueError(f"pool_picks={self.pool_picks} is above pool_size={self.pool_size}")
         if self.schedule == "pools" and self.search != "exact":
@@ -107,7 +112,7 @@ class Spice:
         result = task.walk() if options.schedule == "pools" else task.search()
         certificate = certificate_of(problem, options, task.state, result, task.prefixes, task.one_run)
         findings = penalty_report(problem, options, result, task.without_penalty)
-        resolved = {"alpha": task.alpha}
+        resolved = {"alpha": task.alpha, "device": task.device}
         return Picks(result.indices, result.scores, result.trace, certificate, resolved, findings)
 
 
@@ -120,8 +125,11 @@ class Task:
     def __init__(self, problem: Problem, options: SpiceOptions) -> None:
         self.problem, self.options = problem, options
         dtype = np.float32 if options.precision == "float32" else np.float64
-        memory = memory_for(problem, problem.rows, options.memory_gb, dtype)
-        self.matrix = problem.rows.row_matrix(options.rows, dtype, memory=memory)
+        searched = options.fisher == "full" and options.schedule == "global" and options.search != "stochastic"
+        self.matrix = held_rows(
+            problem, options.rows, dtype, memory_gb=options.memory_gb, device=options.device, pays=searched
+        )
+        self.device = self.matrix.device
         self.alpha = resolve_alpha(problem, options.alpha, self.matrix)
         self.moment = _target_moment(problem, options, self.matrix)
         self.center = mean_row(self.matrix, problem.eligible) if options.center else None
