@@ -107,6 +107,10 @@ class GradientConfig(Section):
     tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="padded tokens at once; None: found by trying where that pays, else the default of the device"
     )
+    packing: Literal["auto"] | bool = Field(
+        "auto",
+        description="a batch's samples in one row without pads: auto | true | false; auto: flash attention on a GPU",
+    )
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
     storage_dtype: Literal["float16", "float32"] = Field("float16", description="of the stored unit rows")
 

@@ -1,6 +1,7 @@
 """A sample's row is its own: equal to the reference, whatever batch, order, padding or part of a batch it comes in.
 
-Every option is checked against one backward a sample, over drawn lengths, label masks, orders and padding.
+Every option is checked against one backward a sample, over drawn lengths, label masks, orders and padding,
+the batch padded or packed.
 """
 
 import functools
@@ -88,9 +89,9 @@ class Pass:
         self.reduction, self.exact_norms = reduction, exact_norms
         self.left = architecture not in ABSOLUTE_POSITIONS
 
-    def fast(self, batch):
+    def fast(self, batch, *, packing=False):
         with GradientCapture(
-            self.model, self.projection, exact_norms=self.exact_norms, moments=self.moments
+            self.model, self.projection, exact_norms=self.exact_norms, moments=self.moments, packing=packing
         ) as capture:
             return batch_gradients(capture, batch, self.reduction)
 
@@ -141,6 +142,7 @@ batches = st.fixed_dictionaries(
         "extra": st.integers(0, 2),
         "formed": st.sampled_from([1, 500, 1 << 24]),
         "logits": st.sampled_from([1, 1 << 24]),
+        "packing": st.booleans(),
     }
 )
 
@@ -159,7 +161,7 @@ def test_rows_equal_the_reference_in_every_batch(option, monkeypatch, drawn):
     run = made(option)
     samples = random_samples(drawn["lengths"], trained=drawn["trained"], seed=drawn["seed"])
     side = drawn["side"] if run.left else "right"
-    result = run.fast(padded(samples, side, drawn["extra"]))
+    result = run.fast(padded(samples, side, drawn["extra"]), packing=drawn["packing"])
     for name, expected in _stacked([run.slow(sample) for sample in samples]).items():
         assert_close(getattr(result, name), expected, name)
 
@@ -174,7 +176,7 @@ def _stacked(values):
 def test_half_precision_rows_are_near_those_of_the_same_weights_in_float32(dtype, drawn):
     half, full = _pair(dtype)
     samples = random_samples(drawn["lengths"], trained=1.0, seed=drawn["seed"])
-    result = half.fast(padded(samples, drawn["side"], drawn["extra"]))
+    result = half.fast(padded(samples, drawn["side"], drawn["extra"]), packing=drawn["packing"])
     truth = _stacked([full.slow(sample) for sample in samples])
     for name in ("rows", "directions"):
         assert torch.nn.functional.cosine_similarity(getattr(result, name), truth[name]).min() > 0.97
@@ -209,7 +211,7 @@ def test_order_and_company_do_not_matter(drawn, data):
     """The same samples in another order, in two batches: the same rows, far within float32's rounding."""
     run = made("plain")
     samples = random_samples(drawn["lengths"], trained=drawn["trained"], seed=drawn["seed"])
-    together = run.fast(padded(samples, drawn["side"], drawn["extra"])).rows
+    together = run.fast(padded(samples, drawn["side"], drawn["extra"]), packing=drawn["packing"]).rows
     order = data.draw(st.permutations(range(len(samples))))
     cut = data.draw(st.integers(1, len(samples)))
     for members in filter(None, (order[:cut], order[cut:])):

@@ -293,6 +293,20 @@ def test_batches_that_fit_are_left_alone(captured):
     assert (tried, said, backoff.limit) == ([100], [], None)
 
 
+def test_a_packed_batch_that_does_not_fit_is_known_by_its_tokens(captured):
+    tried, said = [], []
+    backoff = Backoff(limited(captured, 30, tried), device=CPU, say=said.append, packed=True)
+    backoff.run_with_backoff(random_samples([3, 5, 12, 4]))
+    assert backoff.limit == 12
+    assert "a batch of 24 tokens did not fit" in said[0].reason
+
+
+def test_packed_batches_are_another_question_and_have_no_pads():
+    told = {"fingerprint": "f", "dtype": "float32", "device": "cpu", "tracked": [], "dimension": 8, "whole": []}
+    assert {**batch_question(**told), "packed": True} == batch_question(**told, packed=True)
+    assert Lengths(np.array([3, 200]), 128, packed=True).real_share(1000) == 1.0
+
+
 def test_one_sample_that_does_not_fit_is_an_error(captured):
     backoff = Backoff(limited(captured, 11, []), device=CPU, say=lambda _: None)
     with pytest.raises(ConfigurationError, match="one sample of 12 tokens on cpu"):

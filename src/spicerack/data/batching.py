@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spicerack.data.labels import Encoded
 
 IGNORED = -100
+PACKED_SPREAD = 2  # of a packed batch's budget: what it may hold with the pads that it is spared
 BATCHES_A_BUDGET = 64  # what a batch costs beside its tokens, as a share of the budget: 32 tokens of 2,048
 
 
@@ -31,7 +32,7 @@ class Batch:
         return Batch(self.input_ids.to(device), self.labels.to(device), mask)
 
 
-def plan_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+def plan_batches(lengths: np.ndarray, tokens_per_batch: int, *, packed: bool = False) -> list[np.ndarray]:
     """Cut rows, sorted by length, into batches that hold at most `tokens_per_batch` with their pads.
 
     Of all cuts of the sorted rows the one that costs least: tokens and pads, and `1 / BATCHES_A_BUDGET` of the budget
@@ -40,6 +41,8 @@ def plan_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]
     Args:
         lengths: (n,) tokens of each row; a row of length 0 is left out.
         tokens_per_batch: >= 1; a longer row stands alone.
+        packed: batches have no pads, so as few as there can be are cut. With the pads that are spared none holds more
+            than `PACKED_SPREAD` budgets: what is contracted sample by sample is padded still.
 
     Returns:
         Row indices of each batch, shortest rows first; the same for the same lengths.
@@ -47,7 +50,7 @@ def plan_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
-    begun = _begun(lengths[order], tokens_per_batch)
+    begun = _begun(lengths[order], tokens_per_batch, packed)
     batches, stop = [], len(order)
     while stop > 0:
         start = int(begun[stop - 1])
@@ -56,24 +59,35 @@ def plan_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]
     return batches[::-1]
 
 
-def spread_batches(lengths: np.ndarray, tokens_per_batch: int, count: int) -> list[np.ndarray]:
+def spread_batches(lengths: np.ndarray, tokens_per_batch: int, count: int, *, packed: bool = False) -> list[np.ndarray]:
     """`count` batches of the plan, or all where there are fewer, evenly from the shortest rows to the longest."""
-    plan = plan_batches(lengths, tokens_per_batch)
+    plan = plan_batches(lengths, tokens_per_batch, packed=packed)
     places = np.unique(np.linspace(0, len(plan) - 1, num=min(count, len(plan))).round().astype(int))
     return [plan[place] for place in places]
 
 
-def _begun(ascending: np.ndarray, tokens_per_batch: int) -> np.ndarray:
+def _begun(ascending: np.ndarray, tokens_per_batch: int, packed: bool) -> np.ndarray:
     """Where the batch that ends with each row begins, if the rows up to there are cut at the least cost."""
     begun = np.zeros(len(ascending), dtype=np.int64)
     cost = np.zeros(len(ascending) + 1, dtype=np.int64)  # of the rows before; times BATCHES_A_BUDGET, to stay whole
+    before = np.concatenate([[0], np.cumsum(ascending)])
+    room, pads = (PACKED_SPREAD * tokens_per_batch, 0) if packed else (tokens_per_batch, BATCHES_A_BUDGET)
     for last, length in enumerate(ascending.tolist()):
-        most = max(1, min(last + 1, tokens_per_batch // length))
+        most = max(1, min(last + 1, room // length))
+        if packed:
+            fitting = last + 1 - int(np.searchsorted(before, before[last + 1] - tokens_per_batch))
+            most = max(1, min(most, fitting))
         start = last + 1 - most
-        costs = cost[start : last + 1] + BATCHES_A_BUDGET * length * np.arange(most, 0, -1)
+        costs = cost[start : last + 1] + pads * length * np.arange(most, 0, -1)
         best = int(np.argmin(costs))  # of equal ones the largest batch
         begun[last], cost[last + 1] = start + best, costs[best] + tokens_per_batch
     return begun
+
+
+def tokens_held(samples: Sequence[Encoded], *, packed: bool = False) -> int:
+    """Tokens of a batch of these samples, with their pads unless it is packed."""
+    lengths = [len(sample.input_ids) for sample in samples]
+    return sum(lengths) if packed else len(lengths) * max(lengths)
 
 
 def collate(samples: Sequence[Encoded]) -> Batch:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.loss import Reduction, losses_and_gradient, token_weights
+from spicerack.gradients.packing import packed_row
 from spicerack.gradients.positions import Positions, trained_positions
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class BatchGradients:
 def batch_gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> BatchGradients:
     """Projected gradients of every sample of a batch.
 
-    A batch of more samples than the capture may hold at once is done in parts; the rows are the same.
+    A batch of more samples than the capture may hold at once is done in parts; the rows are the same. Where the capture
+    packs, the model is given the tokens of each part in one row.
 
     Args:
         capture: an entered capture.
@@ -70,13 +72,14 @@ def joined(parts: list[BatchGradients]) -> BatchGradients:
 
 
 def _gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> BatchGradients:
-    positions, targets = trained_positions(batch.labels)
+    row = packed_row(batch) if capture.packing else None
+    positions, targets = trained_positions(batch.labels, row)
     trained = torch.bincount(positions.sample, minlength=len(batch.labels))
     weights = token_weights(positions.sample, trained, reduction)
     scale = capture.loss_scale
     capture.begin(positions)
     with torch.enable_grad():
-        hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask))
+        hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask, row))
         losses, gradient = _through_head(capture, hidden.detach(), positions, targets, weights * scale)
         if hidden.requires_grad:  # it does not where the head alone is tracked
             hidden.backward(gradient)

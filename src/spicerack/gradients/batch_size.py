@@ -52,7 +52,7 @@ class BatchSize:
             self.found, choices = choose_tokens_per_batch(
                 random_batches(capture, planned.config.reduction, vocabulary=vocabulary, device=device),
                 DeviceMeter(device),
-                Lengths(np.asarray(tokens), planned.config.shard_rows),
+                Lengths(np.asarray(tokens), planned.config.shard_rows, planned.packing),
                 default=self.default,
                 question=self._question(),
                 remembered=Remembered(),
@@ -74,6 +74,7 @@ class BatchSize:
             tracked=[parameter.name for parameter in planned.parameters],
             dimension=planned.projection.columns,
             whole=[*whole, *(["moments"] if planned.moments else [])],
+            packed=planned.packing,
         )
 
     def lower(self, limit: int) -> None:

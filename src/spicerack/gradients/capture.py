@@ -48,6 +48,7 @@ class GradientCapture:
         *,
         exact_norms: bool = False,
         moments: Moments | None = None,
+        packing: bool = False,
     ) -> None:
         """Prepare the hooks.
 
@@ -56,6 +57,7 @@ class GradientCapture:
             projection: of the tracked weights, on the same device.
             exact_norms: also form each sample's full gradients, one weight at a time, for their norms.
             moments: also sketch the direction that this optimizer would make of each sample's gradient; forms them too.
+            packing: give the model the samples of a batch in one row; `leaks.why_not_packed` says whether it may be.
 
         Raises:
             ModelError: moments of fused experts, or a model whose head cannot be told apart.
@@ -64,6 +66,7 @@ class GradientCapture:
         self.projection = projection
         self.exact_norms = exact_norms
         self.moments = moments
+        self.packing = packing
         self.loss_scale = FLOAT16_LOSS_SCALE if model.dtype == torch.float16 else 1.0
         self.head = Head(model)
         self.sketches = self.directions = torch.empty(0)
@@ -185,11 +188,12 @@ class GradientCapture:
 
         def on_gradient(gradient: Tensor) -> None:
             in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
-            right = _times(gradient, in_side)
-            self._add(block, one_hot(gradient) if out_side is None else out_side[inputs], right)
+            left = one_hot(gradient) if out_side is None else out_side[inputs]
+            self._add(block, self._padded(left), self._padded(_times(gradient, in_side)))
             if self._forms_whole:
                 vocabulary = block.parameter.out_features
-                self._add_whole(index, block, lambda rows: _summed_rows(inputs[rows], gradient[rows], vocabulary))
+                index_of, full = self._padded(inputs[..., None])[..., 0], self._padded(gradient)
+                self._add_whole(index, block, lambda rows: _summed_rows(index_of[rows], full[rows], vocabulary))
 
         return self._watch(output, on_gradient)
 
@@ -197,7 +201,7 @@ class GradientCapture:
         """One expert's product on the tokens (r,) that were routed to it; its gradient is told apart by sample."""
         assert self._positions is not None
         samples, length = self._positions.shape
-        sample = token // length
+        sample = token // length if self._positions.row is None else self._positions.row.sample_of(token)
         in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
         signs = self.projection.expert_signs(block)
         kept = _times(inputs.detach(), in_side)
@@ -243,13 +247,21 @@ class GradientCapture:
         samples, length = self._positions.shape
         if module is self.head.module:
             return by_sample(self._positions.sample, samples, *(tensor.flatten(0, -2) for tensor in tensors))
-        found = tensors[0].shape[:-1]
-        if found.numel() != samples * length:
+        found, row = tensors[0].shape[:-1], self._positions.row
+        given = (samples, length) if row is None else (1, len(row.place))
+        if found.numel() != given[0] * given[1]:
             raise ModelError(
                 f"{block.parameter.uses[0].module} works on {tuple(found)} rows, not on the batch's "
-                f"{samples} x {length} tokens (a routed expert?); leave it out with a regular expression as parameters"
+                f"{given[0]} x {given[1]} (a routed expert?); leave it out with a regular expression as parameters"
             )
+        if row is not None:
+            return [row.unpack(tensor) for tensor in tensors]
         return [tensor.reshape(samples, length, tensor.shape[-1]) for tensor in tensors]
+
+    def _padded(self, tensor: Tensor) -> Tensor:
+        """(b, t, features), whether the model was given the batch so or in one row."""
+        assert self._positions is not None
+        return tensor if self._positions.row is None else self._positions.row.unpack(tensor)
 
     def _add(self, block: Block, left: Tensor, right: Tensor) -> None:
         """Add `left^T right` of every sample, (b, t, p_o) and (b, t, p_i), to its sketch; sums run in float32."""

@@ -74,8 +74,9 @@ class GradientPass:
 
         Raises:
             ModelError: no tracked parameter, others than in `plan`, or an optimizer's state that does not fit.
-            ConfigurationError: `adam_rows` without an optimizer's state.
+            ConfigurationError: `adam_rows` without an optimizer's state, or `packing` with a model that it leaks in.
         """
+        from spicerack.gradients.leaks import choose_packing
         from spicerack.models.parameters import tracked_parameters
 
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
@@ -83,6 +84,7 @@ class GradientPass:
         self.cost: Cost | None = None  # of `run`, if it had anything to do
         self.survey = plan.survey if plan else survey(pool, labeler, progress)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
+        self.packing, packing = choose_packing(loaded, config.packing)
         self.parameters = tracked_parameters(loaded.model, config.parameters)
         if plan is not None and plan.parameters != self.parameters:
             raise ModelError(
@@ -92,7 +94,7 @@ class GradientPass:
         self.projection = plan.projection if plan else self._lay_out()
         self.batch_size: BatchSize | None = None  # of `run`
         self.optimizer, self.moments = self._read_moments()
-        self.choices = choices_of(self, attention)
+        self.choices = choices_of(self, [choice for choice in (attention, packing) if choice])
 
     @property
     def current(self) -> GradientPass:
@@ -199,7 +201,9 @@ class GradientPass:
         from spicerack.gradients.capture import GradientCapture
 
         exact = self.config.gradient_norm == "exact"
-        return GradientCapture(self.loaded.model, self.projection, exact_norms=exact, moments=self.moments)
+        return GradientCapture(
+            self.loaded.model, self.projection, exact_norms=exact, moments=self.moments, packing=self.packing
+        )
 
     def _encode(self, shard: Shard) -> list[Encoded]:
         return [self._encode_row(i) for i in range(shard.start, shard.stop)]
@@ -225,7 +229,8 @@ class GradientPass:
         part = slice(shard.start, shard.stop)
         trained = self.survey.trained_tokens[part]
         lengths = np.where(trained > 0, self.survey.tokens[part], 0)  # a row without a loss takes no part
-        for members in reversed(plan_batches(lengths, tokens_per_batch)):  # the longest first: memory shows early
+        plan = plan_batches(lengths, tokens_per_batch, packed=self.packing)
+        for members in reversed(plan):  # the longest first: memory shows early
             result = runner.run_with_backoff([encoded[i] for i in members])
             for array, rows in zip(arrays.values(), (result.rows, result.directions), strict=False):
                 if rows is not None:
@@ -256,7 +261,7 @@ class GradientPass:
         from spicerack.gradients.batch_size import BatchSize
 
         lengths = np.where(self.survey.trained_tokens > 0, self.survey.tokens, 0)
-        chosen = spread_batches(lengths, BatchSize(self).tokens, count)
+        chosen = spread_batches(lengths, BatchSize(self).tokens, count, packed=self.packing)
         return [[self._encode_row(int(i)) for i in members] for members in chosen]
 
     def runner(self, capture: GradientCapture) -> Backoff:
@@ -270,4 +275,4 @@ class GradientPass:
         def run(samples: Sequence[Encoded]) -> BatchGradients:
             return batch_gradients(capture, collate(samples).to(device), reduction)
 
-        return Backoff(run, device=device, say=self.choices.append)
+        return Backoff(run, device=device, say=self.choices.append, packed=self.packing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
         "shard_rows": config.shard_rows,
         "storage_dtype": config.storage_dtype,
     }
+    if planned.packing:  # named where it is on alone: stores from before there was a choice go on
+        settings["packing"] = True
     if state := planned.optimizer:
         settings["optimizer_state"] = f"{state.kind} after {state.step} steps ({state.fingerprint()[:16]})"
         if state.kind == "adam":
@@ -51,11 +54,11 @@ def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
     return settings
 
 
-def choices_of(planned: GradientPass, attention: Choice | None) -> list[Choice]:
-    """Everything decided before the pass; `attention` where that was too."""
+def choices_of(planned: GradientPass, of_the_model: Sequence[Choice]) -> list[Choice]:
+    """Everything decided before the pass; `of_the_model` is how it is run."""
     pool = planned.pool
     found = Choice("format", pool.format, pool.detection_reason)
-    choices = [found, *planned.loaded.choices, *([attention] if attention else []), *_of_the_projection(planned)]
+    choices = [found, *planned.loaded.choices, *of_the_model, *_of_the_projection(planned)]
     if planned.optimizer is not None and planned.config.adam_rows is None:
         state = planned.optimizer
         reason = f"{state.path} is there, after {state.step} steps; --no-adam-rows leaves them out"

@@ -19,7 +19,14 @@ from spicerack.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from spicerack.gradients.packing import PackedRow
+
 LOGITS_AT_ONCE = 1 << 24  # elements of a chunk's logits: 64 MB in float32
+
+
+def has_flash_attention(model: Any) -> bool:
+    """Whether a model's attention is of the flash family, which takes samples of any lengths side by side."""
+    return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
 
 
 class Head:
@@ -39,9 +46,12 @@ class Head:
             raise ModelError(f"{type(whole).__name__} has no output head; expected a causal language model")
         self._output_type: type[Any] = object
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Last hidden states (b, t, h)."""
-        output = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None, row: PackedRow | None = None) -> Tensor:
+        """Last hidden states (b, t, h), or (1, s, h) of the tokens in one row, which needs no mask."""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if row is not None:
+            inputs = row.inputs(input_ids, lengths=has_flash_attention(self.model))
+        output = self.decoder(**inputs, use_cache=False)
         self._output_type = type(output)
         states: Tensor = output.last_hidden_state
         return states

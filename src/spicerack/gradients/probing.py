@@ -42,10 +42,11 @@ RunShape = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens (n,) of the samples that have a loss, in the pool's order, and the rows of a shard."""
+    """Tokens (n,) of the samples that have a loss, in the pool's order, rows of a shard, and if batches are packed."""
 
     tokens: np.ndarray
     shard_rows: int
+    packed: bool = False
 
     @property
     def longest(self) -> int:
@@ -59,6 +60,8 @@ class Lengths:
 
     def real_share(self, tokens_per_batch: int) -> float:
         """Share of the tokens that are no pads, in batches of this size."""
+        if self.packed:
+            return 1.0
         starts = np.arange(0, len(self.tokens), self.shard_rows)
         places = np.unique(np.linspace(0, len(starts) - 1, min(PLANNED_SHARDS, len(starts))).round().astype(int))
         real = padded = 0
@@ -231,7 +234,14 @@ def random_batches(
 
 
 def batch_question(
-    *, fingerprint: str, dtype: str, device: str, tracked: list[str], dimension: int | None, whole: list[str]
+    *,
+    fingerprint: str,
+    dtype: str,
+    device: str,
+    tracked: list[str],
+    dimension: int | None,
+    whole: list[str],
+    packed: bool = False,
 ) -> dict[str, Any]:
     """What a batch size depends on beside the pool.
 
@@ -242,6 +252,7 @@ def batch_question(
         tracked: names of the tracked weights.
         dimension: k, None for exact gradients.
         whole: what full gradients are formed for: `exact_norms`, `moments`.
+        packed: batches have no pads; left out of the question where they have, as it was before there was a choice.
     """
     return {
         "model": fingerprint,
@@ -250,4 +261,5 @@ def batch_question(
         "tracked": tracked,
         "dimension": dimension,
         "whole": sorted(whole),
+        **({"packed": True} if packed else {}),
     }
