@@ -51,7 +51,7 @@ class DeviceRows:
         self._X = torch.empty(shape, dtype=torch.float32, device=device)
         self._check()
         for part, rows in blocks:
-            self._X[part] = as_tensor(np.ascontiguousarray(rows, dtype=np.float32)).to(device)
+            self._X[part].copy_(as_tensor(np.ascontiguousarray(rows, dtype=np.float32)))
 
     def __getitem__(self, rows: npt.NDArray[np.int64] | slice) -> npt.NDArray[np.float32]:
         """Rows brought to main memory, (r, k)."""

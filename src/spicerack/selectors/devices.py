@@ -12,8 +12,8 @@ from spicerack.selectors.base import Problem
 from spicerack.selectors.rows import Rows
 
 WORTH = 1 << 24
-"""Entries of a row matrix from which a GPU is taken unasked: a pass over fewer is a few milliseconds on any processor,
-and a run of them over about as soon as a GPU is ready."""
+"""Entries of a row matrix from which a GPU is taken unasked: a pass over fewer takes milliseconds on any processor,
+and a GPU has to be started, which takes a second or more."""
 
 SHARE_UNASKED, SHARE_ASKED = 0.5, 0.8
 """Of a device's free memory: what the rows may take. Blocks of products lie beside them."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty, mean_row
@@ -22,7 +22,8 @@ from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix
 from spicerack.information.search import search
 from spicerack.information.submodular import LazyMaximum
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.preparing import ARRAY, RowsFrom, memory_for, needs_rows, read_array
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.preparing import ARRAY, RowsFrom, held_rows, needs_rows, read_array
 from spicerack.selectors.ranking import narrowed, with_values
 from spicerack.selectors.rows import Rows, free_memory
 
@@ -49,6 +50,14 @@ class DppOptions(MethodOptions):
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="for a working copy of the rows, or the factor of the rbf kernel; None: half of free memory"
     )
+    device: DeviceName = Field("auto", description=DEVICE_DESCRIPTION)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> DppOptions:
+        if self.device not in ("auto", "cpu") and (self.kernel != "cosine" or self.regularize):
+            given = f"kernel={self.kernel!r}" if self.kernel != "cosine" else "regularize"
+            raise ValueError(f"device={self.device!r} runs float32 passes of kernel='cosine': leave out {given}")
+        return self
 
 
 class Dpp:
@@ -73,11 +82,13 @@ class Dpp:
         quality = np.where(usable, quality, 0.0)
         problem = narrowed(problem, usable)
         dtype = np.float64 if options.kernel == "rbf" else np.float32  # distances of float32 products are too coarse
-        matrix = rows.row_matrix("unit", dtype, memory=memory_for(problem, rows, options.memory_gb, dtype))
+        moved = options.kernel == "cosine" and not options.regularize
+        matrix = held_rows(problem, rows, "unit", dtype, memory_gb=options.memory_gb, device=options.device, pays=moved)
         if options.kernel == "cosine" and options.regularize:
             return _regularized(problem, rows, matrix, quality, usable)
         residuals, resolved = _residuals(problem, options, matrix, quality, usable)
         picks = _rounds(problem, residuals, usable, matrix.product(mean_row(matrix, usable)))
+        resolved["device"] = matrix.device
         return Picks(picks.indices, picks.scores, picks.trace, None, resolved, picks.findings)
 
 

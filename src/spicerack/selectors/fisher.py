@@ -96,7 +96,7 @@ FISHER = Fisher()
 
 def _by_rows(problem: Problem, options: FisherOptions) -> Picks:
     dtype = np.float32 if options.precision == "float32" else np.float64
-    matrix = held_rows(problem, options.rows, dtype, memory_gb=options.memory_gb, device=options.device)
+    matrix = held_rows(problem, problem.rows, options.rows, dtype, memory_gb=options.memory_gb, device=options.device)
     where = matrix.device
     alpha = resolve_alpha(problem, options.alpha, matrix)
     state = FullFisher(matrix, alpha)

@@ -39,20 +39,27 @@ def memory_for(problem: Problem, rows: Rows, memory_gb: float | None, dtype: typ
 
 
 def held_rows(
-    problem: Problem, form: RowForm, dtype: Working, *, memory_gb: float | None, device: str, pays: bool = True
+    problem: Problem,
+    rows: Rows,
+    form: RowForm,
+    dtype: Working,
+    *,
+    memory_gb: float | None,
+    device: str,
+    pays: bool = True,
 ) -> RowMatrix:
-    """The pool's rows for the engine: their working copy on a GPU, in main memory, or streamed from the store.
+    """Rows of the pool with their working copy on a GPU, in main memory, or streamed from the store.
 
     Args:
-        problem: with the rows.
+        problem: where choices are recorded.
+        rows: of any of its arrays.
         form: of the rows.
         dtype: of the working copy; a device holds float32 only.
         memory_gb: as for `memory_for`.
         device: as for `device_for`.
         pays: whether the run makes passes over all rows that a device could make.
     """
-    rows, narrow = problem.rows, dtype == np.float32
-    where = device_for(problem, rows, device if narrow else "cpu", pays=pays)
+    where = device_for(problem, rows, device if dtype == np.float32 else "cpu", pays=pays)
     memory = memory_for(problem, rows, memory_gb, dtype) if where == "cpu" else None
     return rows.row_matrix(form, dtype, memory=memory, device=where)
 

@@ -127,7 +127,13 @@ class Task:
         dtype = np.float32 if options.precision == "float32" else np.float64
         searched = options.fisher == "full" and options.schedule == "global" and options.search != "stochastic"
         self.matrix = held_rows(
-            problem, options.rows, dtype, memory_gb=options.memory_gb, device=options.device, pays=searched
+            problem,
+            problem.rows,
+            options.rows,
+            dtype,
+            memory_gb=options.memory_gb,
+            device=options.device,
+            pays=searched,
         )
         self.device = self.matrix.device
         self.alpha = resolve_alpha(problem, options.alpha, self.matrix)
