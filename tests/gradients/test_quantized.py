@@ -8,6 +8,7 @@ from spicerack.data.batching import collate
 from spicerack.errors import ConfigurationError, MissingDependencyError
 from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
+from spicerack.gradients.leaks import why_not_packed
 from spicerack.gradients.projection import Projection
 from spicerack.gradients.reference import reference_row
 from spicerack.models import loading
@@ -35,9 +36,9 @@ def folder(tmp_path_factory):
     return path
 
 
-def rows_of(model, samples):
+def rows_of(model, samples, *, packing=False):
     projection = Projection(tracked_parameters(model, "blocks"), dimension=128, sketch=8)
-    with GradientCapture(model, projection) as capture:
+    with GradientCapture(model, projection, packing=packing) as capture:
         return batch_gradients(capture, collate(samples), "mean").rows, projection
 
 
@@ -58,6 +59,17 @@ def test_eight_bit_rows_point_where_the_full_ones_do(folder):
     rows, truth = rows_of(quantized.model, samples)[0], rows_of(full.model, samples)[0]
     assert torch.nn.functional.cosine_similarity(rows, truth).min() > 0.98
     assert quantized.fingerprint() != full.fingerprint()
+
+
+@pytest.mark.parametrize("width", ["load_in_4bit", "load_in_8bit"])
+def test_a_quantized_model_is_tried_for_packing_without_being_changed(folder, width):
+    model = load_model(folder, ModelConfig(**{width: True}, dtype="float32", device="cpu")).model
+    untried = load_model(folder, ModelConfig(**{width: True}, dtype="float32", device="cpu")).model
+    samples = random_samples([9, 14, 6], vocab_size=300)
+    assert why_not_packed(model) is None
+    rows, truth = rows_of(model, samples)[0], rows_of(untried, samples)[0]
+    torch.testing.assert_close(rows, truth)
+    torch.testing.assert_close(rows_of(model, samples, packing=True)[0], truth, rtol=1e-3, atol=1e-6)
 
 
 def test_both_widths_or_none_installed_is_an_error(folder, monkeypatch):

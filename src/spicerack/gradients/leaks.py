@@ -102,16 +102,16 @@ def _tried(head: Head) -> str | None:
             together = head.hidden(batch.input_ids, batch.attention_mask, row)
             direction = torch.randn(LENGTHS[1], together.shape[-1], generator=torch.Generator().manual_seed(0))
             (slope,) = torch.autograd.grad(together[0, MIDDLE], embedded[:1], direction.to(together))
+            # with a graph too: without one, quantized weights multiply by other kernels and are packed for them
+            alone = [head.hidden(batch.input_ids[i : i + 1, :length], None)[0] for i, length in enumerate(LENGTHS)]
     finally:
         handle.remove()
-    with torch.no_grad():
-        alone = [head.hidden(batch.input_ids[i : i + 1, :length], None)[0] for i, length in enumerate(LENGTHS)]
     if not slope[0, MIDDLE].any():
         return "its hidden states do not depend on its embeddings, so nothing can be tried"
     for others in (slope[0, : MIDDLE.start], slope[0, MIDDLE.stop :]):
         if not bool((others == 0).all()):
             return "a sample's hidden states change with the tokens of another"
-    return _differing(together[0].detach().double(), torch.cat(alone).double(), together.dtype)
+    return _differing(together[0].detach().double(), torch.cat(alone).detach().double(), together.dtype)
 
 
 def _differing(together: Tensor, alone: Tensor, dtype: torch.dtype) -> str | None:
