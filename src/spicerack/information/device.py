@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from spicerack.errors import ConfigurationError
 
-PART = 128
-"""Columns of a part: few, so that rounding stays small; many enough for the kernels to run at the speed of memory."""
+PART = 64
+"""Columns of a part: few, so that rounding stays small (from k = 256 on below the bound of main memory); enough for the
+product of a part to cost more than adding it to the others."""
 
 EPS = float(np.finfo(np.float32).eps)
 
