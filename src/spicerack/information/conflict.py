@@ -93,9 +93,13 @@ class Conflict:
     def values(self) -> FloatArray:
         """Conflict of every row with the picks, (n,), in [0, 1]; one pass over all rows after each pick."""
         if self._values is None:
-            direction = self.direction()[0]
-            self._values = self.of(self.inner(self.matrix.product(direction), direction), slice(None))
+            self.tell(self.matrix.product(self.direction()[0]))
+        assert self._values is not None
         return self._values
+
+    def tell(self, products: FloatArray) -> None:
+        """What a pass over all rows found: their products with the direction of now, (n,)."""
+        self._values = self.of(self.inner(products, self.direction()[0]), slice(None))
 
     def inner(self, products: FloatArray, direction: FloatArray) -> FloatArray:
         """`(g_i - mu) . direction` from the products `g_i . direction`."""
@@ -107,7 +111,8 @@ class Conflict:
         lengths = self.lengths[rows] + eta
         if eta == 0.0:
             lengths[lengths == 0.0] = 1.0
-        return np.maximum(0.0, inner / -lengths)
+        np.divide(inner, lengths, out=lengths)
+        return np.asarray(np.negative(np.minimum(lengths, 0.0, out=lengths), out=lengths) + 0.0)
 
     @cached_property
     def lengths(self) -> FloatArray:
@@ -152,6 +157,17 @@ class Conflict:
     def _exact_rows(self, rows: IntArray) -> FloatArray:
         X = self.matrix.rows_at(rows)
         return X if self.center is None else X - self.center
+
+
+def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | None) -> list[FloatArray]:
+    """Products of all rows with columns (k,), in one pass that also serves the rider, if there is one."""
+    if rider is None and len(columns) == 1:
+        return [matrix.product(columns[0])]
+    both = columns if rider is None else [*columns, rider.direction()[0]]
+    products = list(matrix.product(np.stack(both, axis=1)).T)
+    if rider is not None:
+        rider.tell(products.pop())
+    return products
 
 
 def mean_row(matrix: RowMatrix, eligible: BoolArray) -> FloatArray:

@@ -7,7 +7,7 @@ Products run in full float32, in parts of `PART` columns that are added one afte
 whatever the kernel does: k terms summed in any order, fused or not, err by at most `k eps / 2` of the sum of their
 magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), which is at most `|g| |v|`; a part
 has `PART` terms, and every further part is one more addition. TF32 would break the bound, and is off here whatever the
-process has set; a device that breaks it in some other way is refused.
+process has set; whether a device breaks it in some other way is tried (`shortfall`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-
-from spicerack.errors import ConfigurationError
 
 PART = 64
 """Columns of a part: few, so that rounding stays small (from k = 256 on below the bound of main memory); enough for the
@@ -38,9 +36,6 @@ class DeviceRows:
         blocks: the rows in order, a block at a time with its place.
         shape: (n, k).
         device: as torch names it; "cpu" runs the same code in main memory.
-
-    Raises:
-        ConfigurationError: the device rounds more than `rounding` allows.
     """
 
     dtype: ClassVar[np.dtype[np.float32]] = np.dtype(np.float32)
@@ -50,7 +45,6 @@ class DeviceRows:
 
         self.shape, self.device = shape, device
         self._X = torch.empty(shape, dtype=torch.float32, device=device)
-        self._check()
         for part, rows in blocks:
             self._X[part].copy_(as_tensor(np.ascontiguousarray(rows, dtype=np.float32)))
 
@@ -71,21 +65,7 @@ class DeviceRows:
     @property
     def rounding(self) -> float:
         """Largest error of a product in units of `|g_i| |c|`: of casting both, and of the sums."""
-        k = self.shape[1]
-        return EPS * (2.0 + (min(k, PART) + math.ceil(k / PART)) / 2.0)
-
-    def _check(self) -> None:
-        """Entries that TF32 (10 bits) and bfloat16 (7 bits) round to 1, all in the same direction."""
-        probe = np.full((64, self.shape[1]), 1.0 + 2.0**-12, dtype=np.float32)
-        X, exact = as_tensor(probe).to(self.device), self.shape[1] * (1.0 + 2.0**-12) ** 2
-        for columns in (probe[:2], probe):
-            found = _times(X, columns).cpu().numpy().astype(np.float64)
-            worst = float(np.abs(found / exact - 1.0).max())
-            if not worst <= self.rounding:
-                raise ConfigurationError(
-                    f"device {self.device!r} multiplies float32 with a relative error of {worst:.1e}, where "
-                    f"{self.rounding:.1e} is the most that full float32 may lose: use device='cpu'"
-                )
+        return _rounding(self.shape[1])
 
 
 @dataclass(frozen=True)
@@ -113,6 +93,25 @@ class DeviceBlock:
             counted.masked_fill_(number[None] < as_tensor(first).to(Y.device)[:, None], 0.0)
         energy, along = torch.stack([counted.sum(dim=1), last]).cpu().numpy().astype(np.float64)
         return energy, along
+
+
+def shortfall(device: str, k: int) -> str | None:
+    """Why the passes cannot be left to a device, or None: what it loses on rows (k,) that lose the most in TF32.
+
+    Their entries are ones that TF32 (10 bits) and bfloat16 (7 bits) round to 1, all in the same direction.
+    """
+    probe = np.full((64, k), 1.0 + 2.0**-12, dtype=np.float32)
+    X, exact = as_tensor(probe).to(device), k * (1.0 + 2.0**-12) ** 2
+    for columns in (probe[:2], probe):
+        found = _times(X, columns).cpu().numpy().astype(np.float64)
+        worst = float(np.abs(found / exact - 1.0).max())
+        if not worst <= _rounding(k):
+            return f"it multiplies float32 with a relative error of {worst:.1e}; {_rounding(k):.1e} is the most allowed"
+    return None
+
+
+def _rounding(k: int) -> float:
+    return EPS * (2.0 + (min(k, PART) + math.ceil(k / PART)) / 2.0)
 
 
 def _times(X: Any, columns: npt.NDArray[Any]) -> Any:

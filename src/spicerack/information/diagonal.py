@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.conflict import Conflict
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix, as_row_matrix
 
@@ -32,16 +33,16 @@ class DiagonalState(ABC):
         """Bound on the rounding error of `gains()[rows]`: relative, every term being non-negative."""
         return np.asarray(self._gains[rows] * (4.0 * self.matrix.rounding))
 
-    def largest_slack(self) -> float:
-        """The largest of `slack()`."""
-        return float(self._gains.max()) * 4.0 * self.matrix.rounding
+    def slack_bound(self) -> FloatArray:
+        """`slack()` itself, (n,)."""
+        return self.slack()
 
     def base(self) -> FloatArray:
         """Gain of every row given the empty set, (n,)."""
         return self._base
 
-    def add(self, i: int) -> float:
-        """Absorb row i; one pass over all rows. Returns its gain."""
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i; one pass over all rows. Returns its gain. The conflict makes its own pass."""
         gain = self.push(i)
         self.refresh()
         return gain

@@ -29,6 +29,9 @@ from spicerack.information.ties import contenders, settle, smallest_best, tie_wi
 Watch = Callable[[int, InformationState, BoolArray], None]
 """Called before a pick with the number of picks so far, the state, and the mask of eligible rows not yet picked."""
 
+RECHECK = 8
+"""Steps between two looks at whether the gains alone leave few rows, once they did not."""
+
 Stopped = Literal["budget", "exhausted", "stop_ratio"]
 
 
@@ -80,6 +83,7 @@ class Run:
         self.alive = eligible.copy()
         self.sharpened_at: int | None = None
         self.stopped: Stopped = "budget"
+        self.crowded = False  # whether the last step needed the conflict of all rows: the next pass brings it along
         self._picks: list[int] = []
         self._gains: list[float] = []
         self._conflicts: list[float] = []
@@ -116,6 +120,10 @@ class Run:
         self.alive[i] = False
         self.room.take(i)
         return True
+
+    def add(self, i: int) -> float:
+        """Absorb row i, which the conflict has absorbed, and tell every row; one pass. Returns its gain."""
+        return self.state.add(i, self.conflict if self.crowded else None)
 
     def take_forced(self, add: Callable[[int], float]) -> None:
         """Pick the room's forced rows."""
@@ -161,7 +169,7 @@ def plain_steps(run: Run) -> None:
         if run.watch is not None:
             run.watch(run.step, run.state, run.alive)
         i, weight = best_of_all(run)
-        if not run.take(i, weight, run.state.add):
+        if not run.take(i, weight, run.add):
             break
 
 
@@ -203,27 +211,44 @@ def best_of_all(run: Run) -> tuple[int, float]:
 
 def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
     """Rows that may win the step, ascending, and a number for each that only bitwise equal rows share."""
-    rows = _within_reach(run, weight)
+    state, conflict = run.state, run.conflict
+    few = max(64, run.state.matrix.n // 64)
+    if not run.crowded or run.step % RECHECK == 0:
+        rows = _within_reach(run, weight)
+        run.crowded = bool(weight) and rows.size > few
+    if run.crowded:
+        rows = _leading(run, weight)
     if rows.size > 1:
-        scores, slack = run.state.gains()[rows], run.state.slack(rows)
-        if weight and rows.size <= max(64, run.state.matrix.n // 64):
-            scores -= weight * run.conflict.exact(rows)
+        scores, slack = state.gains()[rows], state.slack(rows)
+        if weight and rows.size <= few:
+            scores -= weight * conflict.exact(rows)
         elif weight:
-            scores -= weight * run.conflict.values()[rows]
-            slack += weight * run.conflict.slack(rows)
-        rows = rows[contenders(scores, slack, run.state.tolerance, weight)]
-    return rows, run.state.matrix.copies(rows) if rows.size > 1 else rows
+            scores -= weight * conflict.values()[rows]
+            slack += weight * conflict.slack(rows)
+        rows = rows[contenders(scores, slack, state.tolerance, weight)]
+    return rows, state.matrix.copies(rows) if rows.size > 1 else rows
 
 
 def _within_reach(run: Run, weight: float) -> IntArray:
     """The open rows whose gain is not below what the row of the largest one is sure to score."""
     gains = np.where(run.room.open, run.state.gains(), -np.inf)
     top = np.array([gains.argmax()])
-    most = run.state.largest_slack()
     sure = float(gains[top[0]] - run.state.slack(top)[0])
     if weight:
         sure -= weight * float(run.conflict.exact(top)[0])
-    return np.flatnonzero(gains >= sure - most - tie_width(float(gains[top[0]]) + most, run.state.tolerance, weight))
+    gains += run.state.slack_bound()
+    return np.flatnonzero(gains >= sure - tie_width(float(gains.max()), run.state.tolerance, weight))
+
+
+def _leading(run: Run, weight: float) -> IntArray:
+    """The same by the scores of all rows, where the gains alone leave too many."""
+    scores = run.state.gains() - weight * run.conflict.values()
+    scores[~run.room.open] = -np.inf
+    top = np.array([scores.argmax()])
+    against = run.conflict.slack(top)[0] if run.conflict.center is None else run.conflict.slack()
+    sure = float(scores[top[0]] - run.state.slack(top)[0] - weight * run.conflict.slack(top)[0])
+    scores += run.state.slack_bound() + weight * against
+    return np.flatnonzero(scores >= sure - tie_width(float(scores.max()) + weight, run.state.tolerance, weight))
 
 
 def _best_gain(run: Run) -> float:

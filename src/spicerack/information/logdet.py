@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.conflict import Conflict, ride_along
 from spicerack.information.inverse import Inverse
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
 
@@ -52,7 +53,7 @@ class FullFisher:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
-        self._largest_rho = float(self.rho.max())
+        self._replaced = False
         self.aq: FloatArray = self.rho.copy()
         self.error2: FloatArray = np.zeros(self.matrix.n)
         self.drop: FloatArray = np.zeros(self.matrix.k)
@@ -66,9 +67,10 @@ class FullFisher:
         error = self.error(rows)
         return np.asarray(error / (1.0 + np.maximum(self.aq[rows] - error, 0.0)))
 
-    def largest_slack(self) -> float:
-        """No less than any of `slack()`."""
-        return math.sqrt(float(self.error2.max())) + self.spread * self._largest_rho
+    def slack_bound(self) -> FloatArray:
+        """No less than `slack()`: the drops of a row's `alpha q` add up to no more than its rho, (n,)."""
+        lost = 8.0 * self.matrix.k * EPS * self.condition if self._replaced else 0.0
+        return np.asarray((2.0 * self.matrix.rounding + lost + self.spread) * self.rho)
 
     def error(self, rows: IntArray | slice) -> FloatArray:
         """Bound on the rounding error of `alpha q` of some rows.
@@ -89,10 +91,10 @@ class FullFisher:
         """`log(1 + alpha |g_i|^2)`, (n,)."""
         return np.log1p(self.rho)
 
-    def add(self, i: int) -> float:
-        """Absorb row i; one pass over all rows. Returns its gain."""
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
         gain = self.push(i)
-        self.lower(slice(None), self.matrix.product(self.drop) ** 2)
+        self.lower(slice(None), ride_along(self.matrix, [self.drop], rider)[0] ** 2)
         return gain
 
     def absorb(self, rows: IntArray) -> None:
@@ -137,6 +139,7 @@ class FullFisher:
         sqrt(rho alpha q)`, and relatively by what the factor of M loses.
         """
         self.aq[rows] = aq
+        self._replaced = True
         lost = 8.0 * self.matrix.k * EPS * self.condition
         self.error2[rows] = (2.0 * self.matrix.rounding) ** 2 * self.rho[rows] * aq + (lost * aq) ** 2
 

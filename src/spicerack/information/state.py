@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from spicerack.information.conflict import Conflict
 from spicerack.information.matrix import FloatArray, IntArray, RowMatrix
 
 
@@ -26,16 +27,19 @@ class InformationState(Protocol):
         """Bound on the rounding error of each of `gains()[rows]`, (r,)."""
         ...
 
-    def largest_slack(self) -> float:
-        """No less than any of `slack()`, at the price of fewer passes over vectors of n."""
+    def slack_bound(self) -> FloatArray:
+        """No less than `slack()`, (n,), for the price of a pass or two over a vector of n."""
         ...
 
     def base(self) -> FloatArray:
         """Gain of every row given the empty set, (n,), exact."""
         ...
 
-    def add(self, i: int) -> float:
-        """Absorb row i; one pass over all rows. Returns its marginal gain, exact."""
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i; one pass over all rows. Returns its marginal gain, exact.
+
+        A `rider` is a conflict on the same matrix that has just absorbed i: it may be told its products of this pass.
+        """
         ...
 
     def push(self, i: int) -> float:

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.conflict import Conflict, ride_along
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
-from spicerack.information.vectors import add_product
+
+VECTOR_BLOCK = 1 << 14
+"""Entries of the vectors of n that a pick changes together: they stay in cache, which a pass over the rows empties."""
 
 
 class Transductive:
@@ -47,9 +50,9 @@ class Transductive:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
-        self._largest_rho = float(self.rho.max())
+        self._steepest = 0.0  # largest error2 / rho
+        self._per_rho = 1.0 / np.maximum(self.rho, np.finfo(np.float64).tiny)
         self._lengths = np.sqrt(self.matrix.squared_norms)
-        self._gains: FloatArray | None = None
         self._recompute()
         self._av0 = self._av.copy()
         self._largest_av0 = float(self._av0.max())
@@ -57,8 +60,6 @@ class Transductive:
 
     def gains(self) -> FloatArray:
         """`alpha v_i / (1 + alpha q_i)`, (n,)."""
-        if self._gains is None:
-            self._gains = self._av / self._den
         return self._gains
 
     def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
@@ -71,12 +72,13 @@ class Transductive:
         error = self._error_av(wide, rows) + self.gains()[rows] * error_q
         return np.asarray(error / np.maximum(self._den[rows] - error_q, 1.0))
 
-    def largest_slack(self) -> float:
-        """No less than any of `slack()`."""
-        wide, rounding, rho = self._wide(), self.matrix.rounding, self._largest_rho
-        error_av = self.alpha * rounding * math.sqrt(float(self._error2.max()) * rho / self.alpha)
-        error_av += wide * self._largest_av0 + rounding * rounding * math.sqrt(self._second2) * rho
-        return error_av + float(self.gains().max()) * (2.0 * rounding + wide) * rho
+    def slack_bound(self) -> FloatArray:
+        """No less than `slack()`: what error2 is per rho, times rho, (n,)."""
+        wide, rounding = self._wide(), self.matrix.rounding
+        slope = rounding * math.sqrt(self.alpha * self._steepest) + rounding * rounding * math.sqrt(self._second2)
+        bound = (slope + float(self.gains().max()) * (2.0 * rounding + wide)) * self.rho
+        bound += wide * self._largest_av0
+        return np.asarray(bound)
 
     def partials(self) -> tuple[FloatArray, FloatArray]:
         """`alpha v_i`, what a unit of weight on row i would take off `tr(C M^{-1})`, and its rounding error, (n,)."""
@@ -86,12 +88,12 @@ class Transductive:
         """`alpha g_i^T C g_i / (1 + alpha |g_i|^2)`, (n,)."""
         return self._base
 
-    def add(self, i: int) -> float:
-        """Absorb row i; one pass over all rows. Returns its gain."""
+    def add(self, i: int, rider: Conflict | None = None) -> float:
+        """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
         row, w, v, aq = self._look(i)
         u = self._inverse.solve((self.C @ w)[None])[0][0]
         gain = self._push(i, row, w, v, aq)
-        p, r = self.matrix.product(np.stack([w, u], axis=1)).T
+        p, r = ride_along(self.matrix, [w, u], rider)
         self._follow(p, r, w, u, self.alpha / (1.0 + aq), v)
         return gain
 
@@ -136,7 +138,7 @@ class Transductive:
         return gain
 
     def _follow(self, p: FloatArray, r: FloatArray, w: FloatArray, u: FloatArray, b: float, v: float) -> None:
-        """What a pick does to all rows; p and r (n,) are their products with w and u.
+        """What a pick does to all rows; p and r (n,) are their products with w and u, and are overwritten.
 
         A pass errs by `d |g| |w|` in p and `d |g| |u|` in r, d its rounding. So a pick leaves an error of at most
         `d |g| (A |p| + B |r|) + d^2 |g|^2 D` in v; those of different picks add in quadrature.
@@ -144,15 +146,27 @@ class Transductive:
         length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
         A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
         D = 2.0 * b * length * other + b * b * v * length * length
-        add_product(self._den, p, p, -self.alpha * b)
-        np.maximum(self._den, 1.0, out=self._den)
-        add_product(self._av, p, r, -2.0 * self.alpha * b)
-        add_product(self._av, p, p, self.alpha * b * b * v)
-        np.maximum(self._av, 0.0, out=self._av)
-        add_product(self._error2, p, p, 2.0 * A * A)
-        add_product(self._error2, r, r, 2.0 * B * B)
+        for start in range(0, self.matrix.n, VECTOR_BLOCK):
+            part = slice(start, start + VECTOR_BLOCK)
+            self._follow_part(part, p[part], r[part], b, v, A, B)
         self._second2 += D * D
-        self._gains = None
+
+    def _follow_part(self, part: slice, p: FloatArray, r: FloatArray, b: float, v: float, A: float, B: float) -> None:
+        den, av, error2, alpha = self._den[part], self._av[part], self._error2[part], self.alpha
+        cross = p * r
+        np.multiply(p, p, out=p)
+        np.multiply(r, r, out=r)
+        den -= (alpha * b) * p
+        np.maximum(den, 1.0, out=den)
+        cross *= -2.0 * alpha * b
+        av += cross
+        av += np.multiply(p, alpha * b * b * v, out=cross)
+        np.maximum(av, 0.0, out=av)
+        error2 += np.multiply(p, 2.0 * A * A, out=p)
+        error2 += np.multiply(r, 2.0 * B * B, out=r)
+        np.multiply(error2, self._per_rho[part], out=cross)
+        self._steepest = max(self._steepest, float(cross.max()))
+        np.divide(av, den, out=self._gains[part])
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
@@ -174,4 +188,5 @@ class Transductive:
             self._av[part], self._den[part] = self.alpha * v, 1.0 + aq
         self._error2: FloatArray = np.zeros(self.matrix.n)
         self._second2 = 0.0
-        self._gains = None
+        self._steepest = 0.0
+        self._gains: FloatArray = self._av / self._den
