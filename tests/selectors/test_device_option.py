@@ -32,6 +32,7 @@ def gpus(monkeypatch):
     monkeypatch.setattr(devices, "devices", lambda: GPU)
     monkeypatch.setattr(devices, "free_bytes", lambda name: 1 << 30)
     monkeypatch.setattr(devices, "WORTH", 1000)
+    monkeypatch.setattr(devices, "shortfall", lambda name, k: None)
     monkeypatch.setattr(rows, "DeviceRows", held)
     return used
 
@@ -94,6 +95,14 @@ def test_rows_that_do_not_fit_stay_and_that_is_told(G, gpus, monkeypatch, device
     assert told(selection)[0]["value"] == "cpu"
     assert f"more than {share} of" in told(selection)[0]["reason"]
     assert selection.manifest["options"]["device"] == "cpu"
+
+
+def test_a_gpu_that_rounds_too_much_is_not_used(G, gpus, monkeypatch):
+    monkeypatch.setattr(devices, "shortfall", lambda name, k: "it rounds")
+    assert told(select(G, budget=3))[0]["reason"] == "cuda:1 (a fast GPU) is not used: it rounds"
+    with pytest.raises(ConfigurationError, match="device='cuda' cannot be used: it rounds; use device='cpu'"):
+        select(G, budget=3, device="cuda")
+    assert gpus == []
 
 
 def test_a_store_is_streamed_to_the_device(G, tmp_path, gpus):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from spicerack.errors import ConfigurationError
+from spicerack.information.device import shortfall
 from spicerack.selectors.base import Problem
 from spicerack.selectors.rows import Rows
 
@@ -34,8 +35,8 @@ DEVICE_DESCRIPTION = "where passes over the rows run: auto, cpu, cuda, cuda:N or
 def device_for(problem: Problem, rows: Rows, device: str, *, pays: bool = True) -> str:
     """The device, as torch names it, that holds a float32 working copy of the rows; "cpu" where it is main memory's.
 
-    A device other than that is recorded, and so is one that the rows do not fit on. Torch is not imported for "cpu",
-    nor for rows that are too few for "auto" to look.
+    A device other than that is recorded, and so is one that is there but cannot be taken. Torch is not imported for
+    "cpu", nor for rows that are too few for "auto" to look.
 
     Args:
         problem: where choices are recorded.
@@ -44,7 +45,7 @@ def device_for(problem: Problem, rows: Rows, device: str, *, pays: bool = True) 
         pays: whether there are passes to move, for "auto".
 
     Raises:
-        ConfigurationError: torch sees no such device; says what it sees.
+        ConfigurationError: torch sees no such device; says what it sees. Or it does not multiply in full float32.
     """
     needed = 4 * rows.n * rows.k
     if device == "cpu" or (device == "auto" and (not pays or rows.n * rows.k < WORTH)):
@@ -60,6 +61,11 @@ def device_for(problem: Problem, rows: Rows, device: str, *, pays: bool = True) 
     room = f"{share:.0%} of the {free / 2**30:.1f} GB that are free on {name} ({found[name]})"
     if needed > share * free:
         problem.choose("device", "cpu", f"{needed / 2**30:.1f} GB of rows are more than {room}")
+        return "cpu"
+    if (reason := shortfall(name, rows.k)) is not None:
+        if device != "auto":
+            raise ConfigurationError(f"device={device!r} cannot be used: {reason}; use device='cpu'")
+        problem.choose("device", "cpu", f"{name} ({found[name]}) is not used: {reason}")
         return "cpu"
     problem.choose("device", name, f"{needed / 2**30:.1f} GB of rows fit in {room}")
     return name
