@@ -258,6 +258,8 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
         "",
         "## One capability as the target: share of the picks that are of it (wrong responses among the picks)",
         "",
+        "A star: another capability has a larger share of the picks.",
+        "",
         "| method | " + " | ".join(names) + " |",
         "|---" * (len(names) + 1) + "|",
         "| share of the pool | "
@@ -265,8 +267,10 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
         + " |",
     ]
     for label, found in one.items():
-        cells = (f"{found[name]['share']:.2f} ({found[name]['noise']:.3f})" for name in names)
+        stars = {name: "*" * (max(found[name]["mix"].values()) > found[name]["share"]) for name in names}
+        cells = (f"{found[name]['share']:.2f}{stars[name]} ({found[name]['noise']:.3f})" for name in names)
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines += _enriched(one, pool["mix"])
     for title, results in (("All six as the target together", every), ("Without a target", rest)):
         lines += ["", f"## {title}: the mix of the picks", ""]
         lines += [
@@ -290,6 +294,20 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
             f"| selectit | ratings of {rated} rows, scaled to all | {share * cost['seconds']:,.0f} | "
             f"{share * cost['flops']:.2e} | - |"
         )
+    return lines
+
+
+def _enriched(one: Any, pool: dict[str, float]) -> list[str]:
+    """How much larger the target's capability is among the picks than in the pool."""
+    lines = ["", "## One capability as the target: its share of the picks over its share of the pool", ""]
+    lines += ["A star: another capability is enriched more.", ""]
+    lines += ["| method | " + " | ".join(pool) + " |", "|---" * (len(pool) + 1) + "|"]
+    for label, found in one.items():
+        cells = []
+        for name in pool:
+            ratios = {other: share / pool[other] for other, share in found[name]["mix"].items()}
+            cells.append(f"{ratios[name]:.1f}{'*' * (max(ratios.values()) > ratios[name])}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
 
