@@ -23,7 +23,7 @@ from spicerack.information.room import Quotas, Room
 from spicerack.information.state import InformationState
 from spicerack.information.ties import smallest_best
 
-PLAIN_BELOW = 1 << 21
+PLAIN_BELOW = 1 << 22
 """Entries of a row matrix up to which the plain loop is fastest: a pass costs less than the engine's books."""
 
 

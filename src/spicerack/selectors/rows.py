@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.device import DeviceRows
-from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 
 RowForm = Literal["plain", "unit"]
@@ -182,12 +182,26 @@ class Rows:
             held,
             rows_at=lambda rows: self.take(rows, form),
             working_at=lambda rows: self.working(rows, form, dtype),
+            stream_at=None if self._source.scale is None or dtype != np.float32 else self._streamer(form),
             shape=self.shape,
         )
         squared = matrix.squared_norms
         if (squared[squared > 0.0] < SMALLEST**2).any():
             matrix.widen()  # float32 would read such rows as zeros
         return matrix
+
+    def _streamer(self, form: RowForm) -> StreamAt:
+        """Rows as the store holds them, near unit length, and the lengths that make them rows of this form."""
+        scale = self.norms if form == "plain" else self._to_unit
+        return lambda part: (self._source.native(part), scale[part])
+
+    @cached_property
+    def _to_unit(self) -> FloatArray:
+        """One over the length of every native row, (n,): half precision leaves no row at unit length exactly."""
+        lengths = np.ones(self.n)
+        for part in self._parts(BLOCK_ROWS):
+            lengths[part] = np.linalg.norm(self._source.native(part).astype(np.float64), axis=1)
+        return np.asarray(1.0 / np.where(lengths > 0.0, lengths, 1.0))
 
     def tokens(self) -> IntArray:
         """Tokens of each row from the store's table, (n,).
