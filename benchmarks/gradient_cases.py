@@ -231,7 +231,7 @@ def main() -> None:
             runs, real, notes = length_cases(model, shape, 2048)
             lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
             seconds = {}
-            for timing in interleave({n: r for n, r in runs.items() if r is not None}, min(arguments.rounds, 3)):
+            for timing in interleave({n: r for n, r in runs.items() if r is not None}, min(arguments.rounds, 2), 0):
                 rate = real[timing.name] / sorted(timing.seconds)[len(timing.seconds) // 2]
                 lines.append(f"{timing.name}: {rate:,.0f} real tokens/s  ")
                 seconds[timing.name] = timing.seconds

@@ -186,3 +186,46 @@ def test_a_store_larger_than_the_memory_is_streamed_to_the_same_picks(objective,
     assert "streamed" in [choice["value"] for choice in streamed.manifest["choices"]]
     np.testing.assert_array_equal(held.indices, streamed.indices)
     assert held.certificate.share == streamed.certificate.share
+
+
+def two_kinds(most: int, fewest: int, k: int = 16) -> np.ndarray:
+    """Rows of two clusters of directions, one of them much larger."""
+    rng = np.random.default_rng(3)
+    centers = np.eye(k)[:2] * 4.0
+    return np.concatenate([c + 0.5 * rng.standard_normal((n, k)) for c, n in zip(centers, (most, fewest), strict=True)])
+
+
+def test_balance_weighs_the_pool_by_its_clusters():
+    G = two_kinds(190, 10)
+    options = {"objective": "transductive", "rows": "unit", "penalty": 0.0, "certify": False}
+    shares = [
+        float((select(G, budget=20, balance=balance, **options).indices >= 190).mean()) for balance in (0.0, 0.5, 1.0)
+    ]
+    assert shares[0] <= shares[1] <= shares[2]
+    assert shares[2] > shares[0]
+
+
+def test_balance_is_the_objective_of_weighted_rows():
+    from spicerack.information import RowMatrix, second_moment
+    from spicerack.selectors.grouping import CLUSTERS, read_groups
+    from spicerack.selectors.rows import Rows
+
+    G = two_kinds(60, 12)
+    unit = G / np.linalg.norm(G, axis=1, keepdims=True)
+    _, labels = np.unique(read_groups(Rows(G), CLUSTERS), return_inverse=True)
+    weights = np.bincount(labels)[labels] ** -0.5
+    C = sum(w * np.outer(g, g) for w, g in zip(weights, unit, strict=True))
+    np.testing.assert_allclose(second_moment(RowMatrix(unit), weights), C, rtol=1e-12)
+    picked = select(G, budget=6, objective="transductive", rows="unit", penalty=0.0, alpha=1.0, balance=0.5)
+    M = np.eye(G.shape[1])
+    for i in picked.indices:
+        values = [np.trace(C @ np.linalg.inv(M + np.outer(g, g))) for g in unit]
+        assert values[i] <= min(v for j, v in enumerate(values) if j not in picked.indices or j == i) * (1 + 1e-9)
+        M += np.outer(unit[i], unit[i])
+
+
+def test_balance_without_the_pool_as_target_is_refused(G):
+    with pytest.raises(ConfigurationError, match="transductive"):
+        select(G, budget=5, balance=0.5)
+    with pytest.raises(ConfigurationError, match="target is given"):
+        select(G, budget=5, target=G[:9], objective="transductive", balance=0.5)

@@ -294,13 +294,21 @@ def as_row_matrix(G: npt.NDArray[Any] | RowMatrix) -> RowMatrix:
     return G if isinstance(G, RowMatrix) else RowMatrix(G)
 
 
-def second_moment(matrix: npt.NDArray[Any] | RowMatrix, among: BoolArray | None = None) -> FloatArray:
-    """`C = sum_j t_j t_j^T` over the rows in the mask `among` (default: all), float64 (k, k)."""
+def second_moment(matrix: npt.NDArray[Any] | RowMatrix, weights: BoolArray | FloatArray | None = None) -> FloatArray:
+    """`C = sum_j w_j t_j t_j^T`, float64 (k, k).
+
+    Args:
+        matrix: rows t (n, k).
+        weights: w >= 0, (n,), or a mask; default: 1 for all.
+    """
     matrix = as_row_matrix(matrix)
     total = np.zeros((matrix.k, matrix.k))
     for part, rows in matrix.blocks():
-        kept = rows if among is None else rows[among[part]]
-        total += kept.T @ kept
+        if weights is None:
+            total += rows.T @ rows
+            continue
+        kept = np.flatnonzero(weights[part])
+        total += (rows[kept] * weights[part][kept, None]).T @ rows[kept]
     return total
 
 

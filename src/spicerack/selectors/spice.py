@@ -26,6 +26,7 @@ from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
 from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.grouping import CLUSTERS, read_groups
 from spicerack.selectors.preparing import held_rows, resolve_alpha
 
 
@@ -35,6 +36,11 @@ class SpiceOptions(MethodOptions):
     objective: Literal["volume", "transductive"] = Field(
         "volume",
         description="log-det of the Fisher matrix, or variance left in the target's (else the pool's) directions",
+    )
+    balance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="of the pool as the target: a cluster of m rows counts m^(1 - balance); 0: every row alike, "
+        "1: every cluster alike",
     )
     penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict")
     penalty_unit: Literal["information", "gain"] = Field(
@@ -86,6 +92,8 @@ class SpiceOptions(MethodOptions):
         if self.device not in ("auto", "cpu") and (self.precision == "float64" or self.fisher != "full"):
             given = "precision='float64'" if self.precision == "float64" else f"fisher={self.fisher!r}"
             raise ValueError(f"device={self.device!r} runs float32 passes of fisher='full': leave out {given}")
+        if self.balance and self.objective != "transductive":
+            raise ValueError(f"balance={self.balance} weighs the target of objective='transductive'; leave it out")
         if self.pool_picks > self.pool_size:
             raise ValueError(f"pool_picks={self.pool_picks} is above pool_size={self.pool_size}")
         if self.schedule == "pools" and self.search != "exact":
@@ -244,6 +252,21 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
         return None
     if problem.target is None:
         problem.choose("target", "pool", "objective='transductive' without a target: the pool's own rows stand for it")
-        return second_moment(matrix, problem.eligible) / np.count_nonzero(problem.eligible)
+        weights = _balanced(problem, options.balance)
+        return second_moment(matrix, weights) / float(weights.sum())
+    if options.balance:
+        raise ConfigurationError("balance weighs the pool as its own target; leave it out where a target is given")
     usable = problem.target.included
     return second_moment(problem.target.row_matrix(options.rows, np.float32), usable) / np.count_nonzero(usable)
+
+
+def _balanced(problem: Problem, balance: float) -> FloatArray:
+    """Weights of the pool's rows as their own target, (n,): so that clusters of m rows count m^(1 - balance)."""
+    weights = problem.eligible.astype(np.float64)
+    if balance:
+        names = read_groups(problem.rows, CLUSTERS)
+        _, labels = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
+        sizes = np.bincount(labels[problem.eligible], minlength=int(labels.max()) + 1)
+        weights *= np.maximum(sizes[labels], 1.0) ** -balance
+        problem.choose("balance", balance, f"clusters of gradients ({CLUSTERS}) stand for kinds of samples")
+    return weights
