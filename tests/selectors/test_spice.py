@@ -195,33 +195,60 @@ def two_kinds(most: int, fewest: int, k: int = 16) -> np.ndarray:
     return np.concatenate([c + 0.5 * rng.standard_normal((n, k)) for c, n in zip(centers, (most, fewest), strict=True)])
 
 
-def test_balance_weighs_the_pool_by_its_clusters():
+def test_balance_gives_the_rare_kind_more_of_the_picks():
     G = two_kinds(190, 10)
     options = {"objective": "transductive", "rows": "unit", "penalty": 0.0, "certify": False}
     shares = [
         float((select(G, budget=20, balance=balance, **options).indices >= 190).mean()) for balance in (0.0, 0.5, 1.0)
     ]
     assert shares[0] <= shares[1] <= shares[2]
-    assert shares[2] > shares[0]
+    assert shares[2] >= 2 * shares[0]
 
 
-def test_balance_is_the_objective_of_weighted_rows():
+def test_balance_is_the_objective_of_rows_weighted_by_their_density():
     from spicerack.information import RowMatrix, second_moment
-    from spicerack.selectors.grouping import CLUSTERS, read_groups
-    from spicerack.selectors.rows import Rows
 
     G = two_kinds(60, 12)
     unit = G / np.linalg.norm(G, axis=1, keepdims=True)
-    _, labels = np.unique(read_groups(Rows(G), CLUSTERS), return_inverse=True)
-    weights = np.bincount(labels)[labels] ** -0.5
+    weights = np.exp(10.0 * (unit @ unit.T - 1.0)).mean(axis=1) ** -0.5
     C = sum(w * np.outer(g, g) for w, g in zip(weights, unit, strict=True))
     np.testing.assert_allclose(second_moment(RowMatrix(unit), weights), C, rtol=1e-12)
-    picked = select(G, budget=6, objective="transductive", rows="unit", penalty=0.0, alpha=1.0, balance=0.5)
+    picked = select(G, budget=6, objective="transductive", rows="unit", penalty=0.0, alpha=1.0, balance=0.5).indices
     M = np.eye(G.shape[1])
-    for i in picked.indices:
-        values = [np.trace(C @ np.linalg.inv(M + np.outer(g, g))) for g in unit]
-        assert values[i] <= min(v for j, v in enumerate(values) if j not in picked.indices or j == i) * (1 + 1e-9)
+    for step, i in enumerate(picked):
+        left = {j: np.trace(C @ np.linalg.inv(M + np.outer(unit[j], unit[j]))) for j in range(72)}
+        assert left[i] <= min(left[j] for j in left if j not in picked[:step]) * (1 + 1e-9)
         M += np.outer(unit[i], unit[i])
+
+
+def test_densities_over_anchors_are_near_those_over_all_rows():
+    from spicerack.information.density import densities
+
+    X = np.random.default_rng(0).standard_normal((900, 5))
+    X[:600, 0] += 3.0
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    usable = np.arange(900) % 7 > 0
+
+    def blocks():
+        yield slice(0, 500), X[:500]
+        yield slice(500, 900), X[500:]
+
+    exact = np.exp(10.0 * (X @ X[usable].T - 1.0)).mean(axis=1)
+    whole = densities(blocks, usable)
+    np.testing.assert_allclose(whole[usable], exact[usable], rtol=1e-9)
+    assert (whole[~usable] == 1.0).all()
+    sampled = densities(blocks, usable, anchors=400)
+    assert np.corrcoef(sampled[usable], exact[usable])[0, 1] > 0.9
+
+
+def test_balance_reads_embeddings_where_a_store_holds_the_rows():
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import needs_of, read_options
+
+    spice = get_selector("spice")
+    assert needs_of(spice, read_options(spice, {})).arrays == ("gradient",)
+    given = {"objective": "transductive", "balance": 0.5}
+    assert "embedding_weighted" in needs_of(spice, read_options(spice, given)).arrays
 
 
 def test_balance_without_the_pool_as_target_is_refused(G):

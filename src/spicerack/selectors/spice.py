@@ -8,6 +8,7 @@ posterior variance of target directions (objective "transductive", ours). Early 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty, mean_row
+from spicerack.information.density import densities
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
 from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
@@ -26,8 +28,9 @@ from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
 from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
-from spicerack.selectors.grouping import CLUSTERS, read_groups
-from spicerack.selectors.preparing import held_rows, resolve_alpha
+from spicerack.selectors.preparing import held_rows, read_array, resolve_alpha
+
+EMBEDDING = "embedding_weighted"
 
 
 class SpiceOptions(MethodOptions):
@@ -39,8 +42,8 @@ class SpiceOptions(MethodOptions):
     )
     balance: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
-        description="of the pool as the target: a cluster of m rows counts m^(1 - balance); 0: every row alike, "
-        "1: every cluster alike",
+        description="of the pool as the target: a row weighs as the density of last hidden states there, to the "
+        "-balance; 0: every row alike; more: rare kinds of samples count more",
     )
     penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict")
     penalty_unit: Literal["information", "gain"] = Field(
@@ -109,6 +112,13 @@ class Spice:
     paper = "arXiv 2601.23155"
     needs = Needs(target="optional")
     Options: type[MethodOptions] = SpiceOptions
+
+    def needs_with(self, options: SpiceOptions) -> Needs:
+        """Embeddings beside the gradients, where the pool is balanced by them."""
+        if not options.balance:
+            return self.needs
+        cost = "one gradient pass and one forward pass"
+        return replace(self.needs, arrays=(*self.needs.arrays, EMBEDDING), cost=cost)
 
     def select(self, problem: Problem, options: SpiceOptions) -> Picks:
         """Pick by the chosen objective, schedule and search."""
@@ -261,12 +271,10 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
 
 
 def _balanced(problem: Problem, balance: float) -> FloatArray:
-    """Weights of the pool's rows as their own target, (n,): so that clusters of m rows count m^(1 - balance)."""
-    weights = problem.eligible.astype(np.float64)
-    if balance:
-        names = read_groups(problem.rows, CLUSTERS)
-        _, labels = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
-        sizes = np.bincount(labels[problem.eligible], minlength=int(labels.max()) + 1)
-        weights *= np.maximum(sizes[labels], 1.0) ** -balance
-        problem.choose("balance", balance, f"clusters of gradients ({CLUSTERS}) stand for kinds of samples")
-    return weights
+    """Weights of the pool's rows as their own target, (n,): density of the sample's embedding ^ -balance."""
+    if not balance:
+        return problem.eligible.astype(np.float64)
+    rows, usable = read_array(problem, EMBEDDING)
+    density = densities(lambda: rows.stream("unit"), usable)
+    problem.choose("balance", balance, "samples whose last hidden states have few like them weigh more in the target")
+    return np.where(usable, density**-balance, 0.0)
