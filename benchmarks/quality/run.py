@@ -128,6 +128,9 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     text = "\n".join(summary(all_results, heading)) + "\n"
     (options.results / "quality.md").write_text(text, encoding="utf-8")
+    for results in all_results.values():  # the model's name, not where it lies
+        model = results["settings"]["model"]
+        model["model_name_or_path"] = Path(model["model_name_or_path"]).name
     slim = {
         regime: {key: results[key] for key in ("names", "settings", "seeds", "budgets", "methods", "pool", "summary")}
         for regime, results in all_results.items()

@@ -7,26 +7,13 @@ import spicerack
 from spicerack.errors import ConfigurationError
 from spicerack.pipeline import plan_run
 
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    for module in ("gradients", "features"):
-        monkeypatch.setattr(f"spicerack.{module}.collect.measure_peak", lambda *_: 1e9)
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 @pytest.fixture
-def configuration(tiny_pool, tiny_folder, tmp_path):
+def configuration(sections):
     def make(method, checkpoints=None, **selection):
-        return spicerack.RunConfig.model_validate(
-            {
-                "data": {"pool": str(tiny_pool)},
-                "model": {"model_name_or_path": str(tiny_folder), "dtype": "float32", "device": "cpu"},
-                "labels": {"max_length": 64},
-                "gradients": {"dimension": 64, "shard_rows": 16, "checkpoints": checkpoints},
-                "selection": {"method": method, "budget": 6, **selection},
-                "output_dir": str(tmp_path / method),
-            }
-        )
+        return spicerack.RunConfig.model_validate(sections(method, {"checkpoints": checkpoints}, **selection))
 
     return make
 

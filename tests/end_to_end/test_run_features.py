@@ -11,27 +11,7 @@ from spicerack.features.needed import features_alone
 from spicerack.pipeline import select_from_store
 from spicerack.selectors import Needs
 
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    """What the machine can do is measured at each pass, a third of a second."""
-    for module in ("gradients", "features"):
-        monkeypatch.setattr(f"spicerack.{module}.collect.measure_peak", lambda *_: 1e9)
-
-
-@pytest.fixture
-def section(tiny_pool, tiny_folder, tmp_path):
-    def make(method, gradients=(), **selection):
-        return {
-            "data": {"pool": str(tiny_pool)},
-            "model": {"model_name_or_path": str(tiny_folder), "dtype": "float32", "device": "cpu"},
-            "labels": {"max_length": 64},
-            "gradients": {"dimension": 64, "shard_rows": 16, **dict(gradients)},
-            "selection": {"method": method, "budget": 6, **selection},
-            "output_dir": str(tmp_path / method),
-        }
-
-    return make
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 @pytest.fixture
@@ -48,8 +28,8 @@ def chosen(run):
 @pytest.mark.parametrize(
     ("method", "compute"), [("ifd", "ifd"), ("loss", "loss"), ("length", "counts"), ("random", "counts")]
 )
-def test_a_method_that_reads_no_gradients_gets_the_forward_pass_alone(section, method, compute):
-    run = spicerack.run(section(method))
+def test_a_method_that_reads_no_gradients_gets_the_forward_pass_alone(sections, method, compute):
+    run = spicerack.run(sections(method))
     assert run.selection.indices.size == 6
     assert not (run.output_dir / "gradients").exists()
     assert run.store.settings["compute"] == [compute]
@@ -60,8 +40,8 @@ def test_a_method_that_reads_no_gradients_gets_the_forward_pass_alone(section, m
 
 
 @pytest.mark.parametrize("method", ["rds", "tsds"])
-def test_a_target_given_as_a_file_gets_the_pools_features(section, target, method):
-    run = spicerack.run(section(method, target=str(target)))
+def test_a_target_given_as_a_file_gets_the_pools_features(sections, target, method):
+    run = spicerack.run(sections(method, target=str(target)))
     taken = spicerack.GradientStore.open(run.output_dir / "targets" / "target")
     (name,) = taken.arrays
     np.testing.assert_array_equal(taken.matrix("unit", array=name), run.store.matrix("unit", array=name)[[13, 29]])
@@ -71,35 +51,35 @@ def test_a_target_given_as_a_file_gets_the_pools_features(section, target, metho
     np.testing.assert_array_equal(alone.indices, run.selection.indices)
 
 
-def test_features_are_added_beside_the_gradients_where_a_method_reads_both(section):
-    run = spicerack.run(section("dpp", quality="ifd"))
+def test_features_are_added_beside_the_gradients_where_a_method_reads_both(sections):
+    run = spicerack.run(sections("dpp", quality="ifd"))
     assert chosen(run)["features"] == "ifd"
     assert (run.output_dir / "gradients" / "features" / "manifest.json").is_file()
     again = spicerack.run(run.files["config.yaml"])
     np.testing.assert_array_equal(again.selection.indices, run.selection.indices)
     assert "features" not in chosen(again)  # they are there
     with pytest.raises(ConfigurationError, match="has no selectit, which the method reads; delete that folder"):
-        spicerack.run(section("dpp", quality="selectit"))
+        spicerack.run(sections("dpp", quality="selectit"))
 
 
-def test_a_method_on_gradients_alone_is_as_before(section):
-    run = spicerack.run(section("k_center"))
+def test_a_method_on_gradients_alone_is_as_before(sections):
+    run = spicerack.run(sections("k_center"))
     assert set(run.store.arrays) == {"gradient"}
     assert "features" not in chosen(run)
 
 
-def test_what_has_no_use_or_no_source_is_one_line(section, target, tmp_path):
+def test_what_has_no_use_or_no_source_is_one_line(sections, target, tmp_path):
     with pytest.raises(ConfigurationError, match="'ifd' reads no gradients, so checkpoints have no use"):
-        spicerack.run(section("ifd", gradients={"checkpoints": str(tmp_path)}))
+        spicerack.run(sections("ifd", gradients={"checkpoints": str(tmp_path)}))
     with pytest.raises(ConfigurationError, match="the column 'nowhere', which no pass"):
-        spicerack.run(section("dpp", quality="nowhere"))
+        spicerack.run(sections("dpp", quality="nowhere"))
     with pytest.raises(ConfigurationError, match="needs a target"):
-        spicerack.run(section("rds"))
+        spicerack.run(sections("rds"))
 
 
-def test_selecting_from_a_store_says_how_to_make_a_targets_features(section, target, tmp_path):
-    run = spicerack.run(section("rds", target=str(target)))
-    config = spicerack.RunConfig.model_validate(section("rds", target=str(target)))
+def test_selecting_from_a_store_says_how_to_make_a_targets_features(sections, target, tmp_path):
+    run = spicerack.run(sections("rds", target=str(target)))
+    config = spicerack.RunConfig.model_validate(sections("rds", target=str(target)))
     with pytest.raises(ConfigurationError, match=r"spicerack features .*--compute embedding_weighted"):
         select_from_store(run.output_dir / "features", config, output_dir=tmp_path / "s")
 

@@ -10,11 +10,7 @@ from spicerack.config import make_config
 from spicerack.errors import ConfigurationError, DataError, StoreMismatchError
 from spicerack.pipeline import plan_run, select_from_store
 
-
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch):
-    """What the machine can do is measured at each pass, a third of a second."""
-    monkeypatch.setattr("spicerack.gradients.collect.measure_peak", lambda *_: 1e9)
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 def rows_of(names, capability=None):

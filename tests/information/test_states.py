@@ -64,6 +64,7 @@ def test_gains_follow_the_formula_within_the_slack(name, working):
         expected = formula(G, picks)
         np.testing.assert_allclose(state.exact_gains(np.arange(40)), expected, rtol=1e-10)
         assert (np.abs(state.gains() - expected) <= state.slack() + 1e-12).all()
+        assert (state.slack() <= state.slack_bound() * (1 + 1e-12)).all()
         assert state.add(i) == pytest.approx(expected[i], rel=1e-10)
         picks.append(i)
         total += expected[i]

@@ -30,10 +30,7 @@ def cluster_directions(blocks: Blocks, usable: BoolArray, count: int, *, seed: i
         seed: of the sample and the first centers.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    places = np.flatnonzero(usable)
-    if places.size > SAMPLE:
-        places = np.sort(rng.choice(places, SAMPLE, replace=False))
-    centers = spherical_kmeans(_gathered(blocks, places), count, rng)
+    centers = spherical_kmeans(sample_rows(blocks, usable, SAMPLE, rng), count, rng)
     labels = np.full(usable.size, -1, dtype=np.int64)
     for part, rows in blocks():
         labels[part] = _nearest(rows, centers)
@@ -74,8 +71,11 @@ def _nearest(rows: npt.NDArray[Any], centers: npt.NDArray[Any]) -> IntArray:
     return np.asarray((rows @ centers.T).argmax(axis=1), dtype=np.int64)
 
 
-def _gathered(blocks: Blocks, places: IntArray) -> npt.NDArray[Any]:
-    """Some rows, ascending, in memory."""
+def sample_rows(blocks: Blocks, usable: BoolArray, most: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """The usable rows, or `most` of them drawn at random, ascending, in memory."""
+    places = np.flatnonzero(usable)
+    if places.size > most:
+        places = np.sort(rng.choice(places, most, replace=False))
     parts = []
     for part, rows in blocks():
         here = places[(places >= part.start) & (places < part.stop)] - part.start

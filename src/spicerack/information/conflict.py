@@ -111,8 +111,7 @@ class Conflict:
         lengths = self.lengths[rows] + eta
         if eta == 0.0:
             lengths[lengths == 0.0] = 1.0
-        np.divide(inner, lengths, out=lengths)
-        return np.asarray(np.negative(np.minimum(lengths, 0.0, out=lengths), out=lengths) + 0.0)
+        return np.maximum(0.0, inner / -lengths)
 
     @cached_property
     def lengths(self) -> FloatArray:

@@ -8,18 +8,13 @@ over all usable rows, or over a sample of them (anchors), so that time is linear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from spicerack.information.clusters import Blocks, sample_rows
 from spicerack.information.matrix import BoolArray, FloatArray
 
 SHARPNESS = 10.0
 ANCHORS = 4096
-
-Blocks = Callable[[], Iterator[tuple[slice, npt.NDArray[Any]]]]
 
 
 def densities(blocks: Blocks, usable: BoolArray, *, anchors: int = ANCHORS, seed: int = 0) -> FloatArray:
@@ -31,12 +26,7 @@ def densities(blocks: Blocks, usable: BoolArray, *, anchors: int = ANCHORS, seed
         anchors: rows that the mean is taken over, at most.
         seed: of the anchors, where there are more rows.
     """
-    places = np.flatnonzero(usable)
-    if places.size > anchors:
-        places = np.sort(np.random.Generator(np.random.PCG64(seed)).choice(places, anchors, replace=False))
-    among = np.concatenate(
-        [rows[places[(places >= part.start) & (places < part.stop)] - part.start] for part, rows in blocks()]
-    )
+    among = sample_rows(blocks, usable, anchors, np.random.Generator(np.random.PCG64(seed)))
     density = np.ones(usable.size)
     for part, rows in blocks():
         cosines = (rows @ among.T).astype(np.float64)

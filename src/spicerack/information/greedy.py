@@ -245,9 +245,8 @@ def _leading(run: Run, weight: float) -> IntArray:
     scores = run.state.gains() - weight * run.conflict.values()
     scores[~run.room.open] = -np.inf
     top = np.array([scores.argmax()])
-    against = run.conflict.slack(top)[0] if run.conflict.center is None else run.conflict.slack()
     sure = float(scores[top[0]] - run.state.slack(top)[0] - weight * run.conflict.slack(top)[0])
-    scores += run.state.slack_bound() + weight * against
+    scores += run.state.slack_bound() + weight * run.conflict.slack()
     return np.flatnonzero(scores >= sure - tie_width(float(scores.max()) + weight, run.state.tolerance, weight))
 
 

@@ -68,9 +68,15 @@ class FullFisher:
         return np.asarray(error / (1.0 + np.maximum(self.aq[rows] - error, 0.0)))
 
     def slack_bound(self) -> FloatArray:
-        """No less than `slack()`: the drops of a row's `alpha q` add up to no more than its rho, (n,)."""
+        """No less than `slack()`, (n,).
+
+        The drops of a row's `alpha q` add up to its rho at most, those that the passes found to `rho (1 + d sqrt(s))^2`
+        after s picks, d the rounding (Cauchy-Schwarz): `error` with that for its sum.
+        """
+        rounding = self.matrix.rounding
+        found = 1.0 + rounding * math.sqrt(len(self._inverse.picks))
         lost = 8.0 * self.matrix.k * EPS * self.condition if self._replaced else 0.0
-        return np.asarray((2.0 * self.matrix.rounding + lost + self.spread) * self.rho)
+        return np.asarray((2.0 * rounding * found + lost + self.spread) * self.rho)
 
     def error(self, rows: IntArray | slice) -> FloatArray:
         """Bound on the rounding error of `alpha q` of some rows.

@@ -32,6 +32,21 @@ DeviceName = Annotated[str, AfterValidator(_named)]
 DEVICE_DESCRIPTION = "where passes over the rows run: auto, cpu, cuda, cuda:N or mps; picks do not change"
 
 
+def check_device(device: str, passes: str, given: str | None) -> None:
+    """Refuse a device that is named beside an option which leaves it no passes.
+
+    Args:
+        device: a `DeviceName`.
+        passes: what it could run float32 passes of, for the error.
+        given: the option that stands against it, or None.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if given is not None and device not in ("auto", "cpu"):
+        raise ValueError(f"device={device!r} runs float32 passes {passes}: leave out {given}")
+
+
 def device_for(problem: Problem, rows: Rows, device: str, *, pays: bool = True) -> str:
     """The device, as torch names it, that holds a float32 working copy of the rows; "cpu" where it is main memory's.
 

@@ -22,7 +22,7 @@ from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix
 from spicerack.information.search import search
 from spicerack.information.submodular import LazyMaximum
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
 from spicerack.selectors.preparing import ARRAY, RowsFrom, held_rows, needs_rows, read_array
 from spicerack.selectors.ranking import narrowed, with_values
 from spicerack.selectors.rows import Rows, free_memory
@@ -54,9 +54,8 @@ class DppOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _combinations(self) -> DppOptions:
-        if self.device not in ("auto", "cpu") and (self.kernel != "cosine" or self.regularize):
-            given = f"kernel={self.kernel!r}" if self.kernel != "cosine" else "regularize"
-            raise ValueError(f"device={self.device!r} runs float32 passes of kernel='cosine': leave out {given}")
+        other = f"kernel={self.kernel!r}" if self.kernel != "cosine" else None
+        check_device(self.device, "of kernel='cosine'", other or ("regularize" if self.regularize else None))
         return self
 
 

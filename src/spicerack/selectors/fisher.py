@@ -21,7 +21,7 @@ from spicerack.information.search import search
 from spicerack.information.submodular import lazy_certificate, lazy_picks
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import allowance, certificate_of, prefix_bounds
-from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
 from spicerack.selectors.preparing import held_rows, memory_for, read_array, resolve_alpha
 from spicerack.selectors.ranking import narrowed
 
@@ -47,9 +47,9 @@ class FisherOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _combinations(self) -> FisherOptions:
-        if self.device not in ("auto", "cpu") and (self.precision == "float64" or self.features != "gradients"):
-            given = "precision='float64'" if self.precision == "float64" else f"features={self.features!r}"
-            raise ValueError(f"device={self.device!r} runs float32 passes over gradients: leave out {given}")
+        wide = "precision='float64'" if self.precision == "float64" else None
+        other = f"features={self.features!r}" if self.features != "gradients" else None
+        check_device(self.device, "over gradients", wide or other)
         return self
 
     @property

@@ -18,7 +18,7 @@ from spicerack.information.clusters import cluster_directions, worst_of_groups
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.rows import Rows
 
-CLUSTERS = "clusters:12"
+TRIM_GROUPS = "clusters:12"
 SEED = 0  # the same groups whatever the seed of a selection: methods that draw nothing stay so
 
 _CLUSTERS = re.compile(r"clusters:([1-9][0-9]*)")
@@ -65,7 +65,7 @@ def read_trim(
         losses: (n,), or None for the store's `loss_mean`.
         eligible: rows that may be picked, (n,).
         trim: share in [0, 1); 0 leaves none out.
-        groups: as for `read_groups`; None: `CLUSTERS`.
+        groups: as for `read_groups`; None: `TRIM_GROUPS`.
 
     Raises:
         ConfigurationError: no share, or rows without losses.
@@ -75,9 +75,9 @@ def read_trim(
     if not trim:
         return np.zeros(0, dtype=np.int64), []
     values = rows.column("loss_mean") if losses is None else losses
-    names = read_groups(rows, groups or CLUSTERS)
+    names = read_groups(rows, groups or TRIM_GROUPS)
     _, labels = np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)
     worst = worst_of_groups(values, labels, eligible, float(trim))
-    of = groups if isinstance(groups, str) else "the groups given" if groups is not None else CLUSTERS
+    of = groups if isinstance(groups, str) else "the groups given" if groups is not None else TRIM_GROUPS
     reason = f"{worst.size} rows of the highest losses within their own groups ({of}) are left out"
     return worst, [Choice("trim", float(trim), reason)]

@@ -14,6 +14,7 @@ from spicerack.selectors.rows import RowForm, Rows, Working, free_memory
 
 RowsFrom = Literal["gradients", "embeddings"]
 ARRAY: dict[RowsFrom, str] = {"gradients": "gradient", "embeddings": "embedding"}
+WEIGHTED = "embedding_weighted"  # the mean of the last hidden states, later positions counting more
 
 
 def resolve_alpha(problem: Problem, alpha: Any, matrix: RowMatrix) -> float:

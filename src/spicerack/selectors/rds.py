@@ -17,10 +17,9 @@ from spicerack.information.matrix import FloatArray, IntArray
 from spicerack.information.neighbors import largest
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.preparing import read_array
+from spicerack.selectors.preparing import WEIGHTED, read_array
 from spicerack.selectors.ranking import narrowed, rank
 
-ARRAY = "embedding_weighted"
 TRACE_DTYPE = np.dtype([("score", np.float64), ("target", np.float64)])
 FIRST_HEADS = 64
 
@@ -39,14 +38,14 @@ class Rds:
     name = "rds"
     summary = "nearest to the target samples in pooled hidden states, each target sample in turn"
     paper = "arXiv 2503.01807"
-    needs = Needs(target="required", arrays=(ARRAY,), cost="one forward pass")
+    needs = Needs(target="required", arrays=(WEIGHTED,), cost="one forward pass")
     Options: type[MethodOptions] = RdsOptions
 
     def select(self, problem: Problem, options: RdsOptions) -> Picks:
         """Pick by turns, or by rank."""
-        rows, usable = read_array(problem, ARRAY)
+        rows, usable = read_array(problem, WEIGHTED)
         assert problem.target is not None  # the target is required
-        target = problem.target.array(ARRAY)
+        target = problem.target.array(WEIGHTED)
         kept = np.flatnonzero(target.included)
         goal = target.take(kept, "unit").astype(np.float32)
         cosines = np.empty((kept.size, rows.n), dtype=np.float32)
@@ -56,7 +55,7 @@ class Rds:
         scores: FloatArray = cosines.mean(axis=0, dtype=np.float64) if mean else cosines.max(axis=0).astype(np.float64)
         scores[~usable] = np.nan
         if options.aggregation != "round_robin":
-            return rank(problem, scores, ARRAY)
+            return rank(problem, scores, WEIGHTED)
         cosines[:, ~usable] = -np.inf
         room = narrowed(problem, usable).room()
         indices, taken_by = take_turns(cosines, room)

@@ -182,7 +182,7 @@ class Rows:
             held,
             rows_at=lambda rows: self.take(rows, form),
             working_at=lambda rows: self.working(rows, form, dtype),
-            stream_at=None if self._source.scale is None or dtype != np.float32 else self._streamer(form),
+            stream_at=self._streamer(form) if held is None and dtype == np.float32 else None,
             shape=self.shape,
         )
         squared = matrix.squared_norms

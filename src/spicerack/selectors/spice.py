@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, GradientError
 from spicerack.information.conflict import Conflict, Penalty, mean_row
 from spicerack.information.density import densities
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
@@ -27,10 +27,8 @@ from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import certificate_of, penalty_report, prefix_bounds
-from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName
-from spicerack.selectors.preparing import held_rows, read_array, resolve_alpha
-
-EMBEDDING = "embedding_weighted"
+from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
+from spicerack.selectors.preparing import WEIGHTED, held_rows, resolve_alpha
 
 
 class SpiceOptions(MethodOptions):
@@ -92,9 +90,9 @@ class SpiceOptions(MethodOptions):
     def _combinations(self) -> SpiceOptions:
         if self.objective == "transductive" and self.fisher != "full":
             raise ValueError(f"objective='transductive' is defined for fisher='full', not {self.fisher!r}")
-        if self.device not in ("auto", "cpu") and (self.precision == "float64" or self.fisher != "full"):
-            given = "precision='float64'" if self.precision == "float64" else f"fisher={self.fisher!r}"
-            raise ValueError(f"device={self.device!r} runs float32 passes of fisher='full': leave out {given}")
+        wide = "precision='float64'" if self.precision == "float64" else None
+        other = f"fisher={self.fisher!r}" if self.fisher != "full" else None
+        check_device(self.device, "of fisher='full'", wide or other)
         if self.balance and self.objective != "transductive":
             raise ValueError(f"balance={self.balance} weighs the target of objective='transductive'; leave it out")
         if self.pool_picks > self.pool_size:
@@ -118,7 +116,7 @@ class Spice:
         if not options.balance:
             return self.needs
         cost = "one gradient pass and one forward pass"
-        return replace(self.needs, arrays=(*self.needs.arrays, EMBEDDING), cost=cost)
+        return replace(self.needs, arrays=(*self.needs.arrays, WEIGHTED), cost=cost)
 
     def select(self, problem: Problem, options: SpiceOptions) -> Picks:
         """Pick by the chosen objective, schedule and search."""
@@ -274,7 +272,10 @@ def _balanced(problem: Problem, balance: float) -> FloatArray:
     """Weights of the pool's rows as their own target, (n,): density of the sample's embedding ^ -balance."""
     if not balance:
         return problem.eligible.astype(np.float64)
-    rows, usable = read_array(problem, EMBEDDING)
+    rows = problem.rows.array(WEIGHTED)
+    usable = problem.eligible & rows.included
+    if not usable.any():
+        raise GradientError(f"none of the rows that may be picked has a value of {WEIGHTED}, which balance reads")
     density = densities(lambda: rows.stream("unit"), usable)
     problem.choose("balance", balance, "samples whose last hidden states have few like them weigh more in the target")
     return np.where(usable, density**-balance, 0.0)

@@ -21,10 +21,9 @@ from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMat
 from spicerack.information.neighbors import best_products, nearest
 from spicerack.information.transport import densities, mass_of_rows, transport
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.preparing import read_array
+from spicerack.selectors.preparing import WEIGHTED, read_array
 from spicerack.selectors.ranking import TRACE_DTYPE, narrowed
 
-ARRAY = "embedding_weighted"
 DECIMALS = 5
 
 
@@ -49,14 +48,14 @@ class Tsds:
     name = "tsds"
     summary = "drawn from the optimal transport of the target to the pool, near-duplicates sharing"
     paper = "arXiv 2410.11303"
-    needs = Needs(target="required", arrays=(ARRAY,), cost="one forward pass")
+    needs = Needs(target="required", arrays=(WEIGHTED,), cost="one forward pass")
     Options: type[MethodOptions] = TsdsOptions
 
     def select(self, problem: Problem, options: TsdsOptions) -> Picks:
         """Draw; the score of a row is its mass. Rows without mass come last, the nearest to the target first."""
-        rows, usable = read_array(problem, ARRAY)
+        rows, usable = read_array(problem, WEIGHTED)
         assert problem.target is not None  # the target is required
-        target = problem.target.array(ARRAY)
+        target = problem.target.array(WEIGHTED)
         mean = rows.matrix()[usable].mean(axis=0, dtype=np.float64) if options.center else np.zeros(rows.k)
         X = _unit(rows.matrix()[usable] - mean)
         goal = _unit(target.take(np.flatnonzero(target.included)) - mean)
