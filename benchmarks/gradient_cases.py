@@ -20,7 +20,7 @@ import numpy as np
 import peers
 import peft
 import torch
-from gradients import BATCHES, SHAPES, make_batch, spicerack_pass, training_step
+from gradients import BATCHES, SHAPES, make_batch, own_attention, spicerack_pass, training_step
 from harness import interleave, keep, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -35,6 +35,7 @@ from spicerack.testing import random_samples
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "bergson", "dattri", "traker")
 STEP = "training step"
+MIXED_SAMPLES = {"tiny": 512, "smollm2": 256}  # with few, no sample has neighbors of its length; a shard holds 1,024
 Cases = dict[str, Callable[[], object] | None]
 
 
@@ -65,7 +66,8 @@ def adam_pass(model: peft.PeftModel, batch: Batch, dimension: int) -> Callable[[
     moments = AdamMoments({name: torch.zeros_like(moment) for name, moment in second.items()}, second, step=10)
 
     def run() -> object:
-        with GradientCapture(model, projection, moments=moments) as capture:
+        attention = own_attention(model, batch.input_ids.shape[1])
+        with attention, GradientCapture(model, projection, moments=moments) as capture:
             return batch_gradients(capture, batch, "mean").directions
 
     return run
@@ -139,13 +141,18 @@ def dense_cases(model: LlamaForCausalLM, shape: str, dimension: int) -> Cases:
 
 
 def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Cases, dict[str, int], list[str]]:
-    """The same passes over samples of one length and of lognormal lengths, cut into batches of `tokens`."""
+    """The same passes over samples of one length and of lognormal lengths, cut into batches of `tokens`.
+
+    Attention costs a token what its sample's length is, so there are equal lengths of the same attention too.
+    """
     projection = Projection(tracked_parameters(model, "blocks"), dimension=4096, dtype=model.dtype)
-    count = 128  # fewer have no neighbors of their length
+    count = MIXED_SAMPLES[shape]
     drawn = np.random.default_rng(0).lognormal(4.6, 0.6, count).astype(int).clip(8, 512)
     runs: Cases = {}
     real, notes = {}, []
-    for kind, values in (("equal", np.full(count, 128)), ("mixed", drawn)):
+    felt = round(float((drawn**2).sum() / drawn.sum()))  # the length that the mean token has around it
+    kinds = {"equal": np.full(count // 4, 128), f"equal ({felt})": np.full(count // 4, felt), "mixed": drawn}
+    for kind, values in kinds.items():
         samples = random_samples(values.tolist(), vocab_size=SHAPES[shape]["vocab_size"], trained=1.0)
         plan = plan_batches(values, tokens)
         padded = sum(len(members) * values[members].max() for members in plan)
@@ -153,7 +160,7 @@ def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Case
         batches = [collate([samples[i] for i in members]) for members in plan]
 
         def run(batches: list[Batch] = batches) -> None:
-            with GradientCapture(model, projection) as capture:
+            with own_attention(model, 512), GradientCapture(model, projection) as capture:
                 for batch in batches:
                     batch_gradients(capture, batch, "mean")
 
@@ -231,7 +238,9 @@ def main() -> None:
             runs, real, notes = length_cases(model, shape, 2048)
             lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
             seconds = {}
-            for timing in interleave({n: r for n, r in runs.items() if r is not None}, min(arguments.rounds, 2), 0):
+            for timing in interleave(
+                {n: r for n, r in runs.items() if r is not None}, max(1, arguments.rounds // 2), 0
+            ):
                 rate = real[timing.name] / sorted(timing.seconds)[len(timing.seconds) // 2]
                 lines.append(f"{timing.name}: {rate:,.0f} real tokens/s  ")
                 seconds[timing.name] = timing.seconds

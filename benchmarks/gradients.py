@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -88,16 +89,22 @@ def spicerack_pass(
     model: LlamaForCausalLM, batch: Batch, dimension: int, which: str = "blocks"
 ) -> Callable[[], object]:
     projection = Projection(tracked_parameters(model, which), dimension=dimension, dtype=model.dtype)
-    own = LoadedModel(model, None, "benchmark", model.device, attention_is_open=True)
 
     def run() -> torch.Tensor:
-        choose_attention(own, batch.input_ids.shape[1])  # as the pass does; the others keep the model's default
-        with GradientCapture(model, projection) as capture:
-            rows = batch_gradients(capture, batch, "mean").rows
-        model.set_attn_implementation("sdpa")
-        return rows
+        with own_attention(model, batch.input_ids.shape[1]), GradientCapture(model, projection) as capture:
+            return batch_gradients(capture, batch, "mean").rows
 
     return run
+
+
+@contextmanager
+def own_attention(model: LlamaForCausalLM, longest: int) -> Iterator[None]:
+    """The attention that the pass chooses for samples of such a length; the others keep the model's default."""
+    choose_attention(LoadedModel(model, None, "benchmark", model.device, attention_is_open=True), longest)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 def waited(run: Callable[[], object], device: str) -> Callable[[], object]:
