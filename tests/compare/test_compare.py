@@ -9,7 +9,7 @@ import pytest
 from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
-from spicerack.errors import ConfigurationError, DataError, UnknownNameError
+from spicerack.errors import BudgetError, ConfigurationError, DataError, UnknownNameError
 from spicerack.training.options import TrainConfig
 
 METHODS = parse_methods("spice,random,t=spice:objective=transductive,target=true,full,none")
@@ -126,11 +126,21 @@ def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
         ("full:seed=3", ["5%"], ConfigurationError, "has no options"),
         ("random", ["0%"], ConfigurationError, "not a share"),
         ("random", ["25%", "6"], ConfigurationError, "both mean rows 6"),
+        ("random:trim=2", ["5%"], ConfigurationError, r"selection\.trim: input should be less than 1"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_work(finished, methods, budgets, error, message):
     with pytest.raises(error, match=message):
         compare(Comparison(finished[1].spec, parse_methods(methods), budgets))
+
+
+def test_what_a_pool_cannot_give_is_said_before_the_pass(finished, make_spec, tmp_path):
+    methods = parse_methods("random,random:quotas={nowhere: 3}")
+    with pytest.raises(UnknownNameError, match="nowhere"):
+        compare(Comparison(make_spec(tmp_path), methods, ["25%"]))
+    with pytest.raises(BudgetError, match="25"):
+        compare(Comparison(make_spec(tmp_path), methods[:1], ["25"]))
+    assert not (tmp_path / "gradients").exists()
 
 
 def test_a_flag_that_no_row_has_is_an_error(finished):

@@ -90,14 +90,15 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
 
     watcher = watcher or Watcher()
     spec, config = comparison.spec, comparison.spec.config
-    for budget in comparison.budgets:
-        parse_budget(budget)
+    budgets_given = [parse_budget(budget) for budget in comparison.budgets]
     check_methods(comparison.methods, has_target=comparison.target is not None)
     pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
     settings = describe(spec, pool, test)
     begin(config.output_dir, settings)
     preparation = Preparation(config, watcher.progress)
-    inputs = preparation.run(pool, comparison.methods, store=comparison.store, target=comparison.target)
+    inputs = preparation.run(
+        pool, comparison.methods, budgets=budgets_given, store=comparison.store, target=comparison.target
+    )
     budgets = resolve_budgets(comparison.budgets, inputs.store)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
     cells = make_cells(comparison.methods, budgets, comparison.seeds)

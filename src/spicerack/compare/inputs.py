@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.compare.plan import Method
-from spicerack.config import Choice, RunConfig
+from spicerack.compare.plan import WITH_TARGET, Method
+from spicerack.config import Choice, RunConfig, SelectionConfig, with_options
 from spicerack.errors import ConfigurationError, DataError
+from spicerack.selectors.budget import BudgetLike, TokenBudget
 from spicerack.store.files import write_json
 from spicerack.store.layout import FEATURES, MANIFEST, read_manifest
 from spicerack.store.reader import GradientStore
@@ -47,32 +48,41 @@ class Preparation:
         self._tools: tuple[LoadedModel, Labeler] | None = None
 
     def run(
-        self, pool: Pool, methods: Sequence[Method], *, store: Path | None = None, target: str | Path | None = None
+        self,
+        pool: Pool,
+        methods: Sequence[Method],
+        *,
+        budgets: Sequence[BudgetLike] = (),
+        store: Path | None = None,
+        target: str | Path | None = None,
     ) -> Inputs:
         """Everything that the methods read.
 
         Args:
             pool: the rows selected from.
             methods: their needs decide on features, and whether the target's are needed too.
+            budgets: of every method; what cannot be met is refused before the pass.
             store: a gradient store of the pool, made there if it is not finished; default: in the comparison's folder.
             target: a gradient store of target rows, or a data file whose gradients are taken.
 
         Raises:
             DataError: the store is of another pool.
-            ConfigurationError: a method reads what neither pass can give.
+            ConfigurationError: a method reads what neither pass can give, or quotas, groups or fixed rows that the pool
+                cannot meet.
         """
         needs = [need for method in methods if (need := needs_of_method(method)) is not None]
         folder = store or self.config.output_dir / "gradients"
-        opened = self.gradients(pool, folder)
+        opened = self.gradients(pool, folder, [section_of(self.config, m, b) for m in methods for b in budgets])
         if self.features(pool, opened, folder, needs):
             opened = GradientStore.open(folder, verify=False)
         goal = None if target is None else self._target(target, [need for need in needs if need.target != "no"])
         self._tools = None
         return Inputs(opened, goal, tuple(self.choices), self._seconds())
 
-    def gradients(self, pool: Pool, folder: Path) -> GradientStore:
-        """The finished store in `folder`, else the pass that makes it."""
+    def gradients(self, pool: Pool, folder: Path, selections: Sequence[RunConfig | None] = ()) -> GradientStore:
+        """The finished store in `folder`, else the pass that makes it, once its rows are known to serve `selections`."""
         from spicerack.gradients.collect import GradientPass
+        from spicerack.selecting import check_rows
 
         manifest = read_manifest(folder)
         if manifest is not None and ("checkpoints" in manifest or manifest["complete"]):
@@ -89,6 +99,9 @@ class Preparation:
         else:
             loaded, labeler = self._model()
             gradient_pass = GradientPass(pool, labeler, loaded, self.config.gradients, progress=self.progress)
+        for config in selections:
+            if config is not None:
+                check_rows(config, gradient_pass)
         made = gradient_pass.run(folder)
         self._note(f"gradients of {pool.source.name}", gradient_pass.choices, gradient_pass.cost)
         return made
@@ -163,6 +176,20 @@ class Preparation:
         path = self.config.output_dir / COST_FILE
         seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return seconds
+
+
+def section_of(config: RunConfig, method: Method, budget: BudgetLike) -> RunConfig | None:
+    """The configuration with a method's selection in it; None for a control, which selects nothing.
+
+    Raises:
+        ConfigurationError: an option of the selection out of its range.
+    """
+    if method.is_control:
+        return None
+    options = {name: value for name, value in method.options.items() if name != WITH_TARGET}
+    value = f"{budget.tokens} tokens" if isinstance(budget, TokenBudget) else budget
+    fresh = config.model_copy(update={"selection": SelectionConfig()})
+    return with_options(fresh, {"method": method.name, "budget": value, **options}, sections=["selection"])
 
 
 def needs_of_method(method: Method) -> Needs | None:

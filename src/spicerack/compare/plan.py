@@ -15,6 +15,7 @@ from spicerack.errors import ConfigurationError
 
 FULL, BASE = "full", "none"
 CONTROLS = {FULL: "every row of the pool", BASE: "no row: the model as it is"}
+WITH_TARGET = "target"  # the option that hands the target to a method that can do without
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 OPTION = re.compile(r"[\w-]+=(?!\w+:[\w-]+=)")  # and no label=method:option= of the next one
 SPEC = re.compile(r"(?:(?P<label>[^=:,]+)=)?(?P<name>[^=:,]+)(?P<colon>:)?(?P<options>.*)", re.DOTALL)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spicerack.compare.inputs import needs_of_method
-from spicerack.compare.plan import FULL, Budget, Cell, Method
+from spicerack.compare.inputs import needs_of_method, section_of
+from spicerack.compare.plan import FULL, WITH_TARGET, Budget, Cell, Method
 from spicerack.config import RunConfig, dump_config
 from spicerack.errors import ConfigurationError
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from spicerack.store.reader import GradientStore
 
 RECORD_FILE = "selection.json"
-WITH_TARGET = "target"  # the option that hands the target to a method that can do without
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,11 @@ class Selections:
         started = time.monotonic()
         selection = select(self.store, method.name, budget.value, self.target if wants else None, seed=seed, **options)
         seconds = time.monotonic() - started
-        section = self.config.selection.model_validate(
-            {"method": method.name, "budget": _plain(budget.value), "seed": seed, **options}
-        )
+        config = section_of(self.config, method, budget.value)
+        assert config is not None
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.config.model_copy(update={"selection": section, "output_dir": folder})
+        section = config.selection.model_copy(update={"seed": seed})
+        config = config.model_copy(update={"selection": section, "output_dir": folder})
         write_selection(
             folder, self.pool, selection, config_yaml=dump_config(config), rows_table=self.store.rows_table()
         )
@@ -153,7 +152,3 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")
         if needs is not None and not has_target and (wants or needs.target == "required"):
             raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
-
-
-def _plain(value: BudgetLike) -> int | float | str:
-    return f"{value.tokens} tokens" if isinstance(value, TokenBudget) else value
