@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -143,7 +145,8 @@ def dense_cases(model: LlamaForCausalLM, shape: str, dimension: int) -> Cases:
 def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Cases, dict[str, int], list[str]]:
     """The same passes over samples of one length and of lognormal lengths, cut into batches of `tokens`.
 
-    Attention costs a token what its sample's length is, so there are equal lengths of the same attention too.
+    Attention costs a token what its sample's length is, so there are equal lengths of the same attention too. Pads go
+    unmasked, as in the pass over a model that was seen to look back only.
     """
     projection = Projection(tracked_parameters(model, "blocks"), dimension=4096, dtype=model.dtype)
     count = MIXED_SAMPLES[shape]
@@ -157,7 +160,7 @@ def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Case
         plan = plan_batches(values, tokens)
         padded = sum(len(members) * values[members].max() for members in plan)
         notes.append(f"{kind} lengths: {len(plan)} batches, {1 - values.sum() / padded:.1%} pads")
-        batches = [collate([samples[i] for i in members]) for members in plan]
+        batches = [replace(collate([samples[i] for i in members]), attention_mask=None) for members in plan]
 
         def run(batches: list[Batch] = batches) -> None:
             with own_attention(model, 512), GradientCapture(model, projection) as capture:
@@ -241,7 +244,7 @@ def main() -> None:
             for timing in interleave(
                 {n: r for n, r in runs.items() if r is not None}, max(1, arguments.rounds // 2), 0
             ):
-                rate = real[timing.name] / sorted(timing.seconds)[len(timing.seconds) // 2]
+                rate = real[timing.name] / statistics.median(timing.seconds)
                 lines.append(f"{timing.name}: {rate:,.0f} real tokens/s  ")
                 seconds[timing.name] = timing.seconds
             lines.append("")

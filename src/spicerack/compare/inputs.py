@@ -80,7 +80,7 @@ class Preparation:
         return Inputs(opened, goal, tuple(self.choices), self._seconds())
 
     def gradients(self, pool: Pool, folder: Path, selections: Sequence[RunConfig | None] = ()) -> GradientStore:
-        """The finished store in `folder`, else the pass that makes it, once its rows are known to serve `selections`."""
+        """The finished store in `folder`, else the pass that makes it, once its rows can serve `selections`."""
         from spicerack.gradients.collect import GradientPass
         from spicerack.selecting import check_rows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class GradientPass:
             ModelError: no tracked parameter, others than in `plan`, or an optimizer's state that does not fit.
             ConfigurationError: `adam_rows` without an optimizer's state, or `packing` with a model that it leaks in.
         """
-        from spicerack.gradients.leaks import choose_packing
+        from spicerack.gradients.leaks import choose_packing, why_masked
         from spicerack.models.parameters import tracked_parameters
 
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
@@ -85,6 +85,7 @@ class GradientPass:
         self.survey = plan.survey if plan else survey(pool, labeler, progress)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.packing, packing = choose_packing(loaded, config.packing)
+        self.masked = self.packing or why_masked(loaded.model) is not None
         self.parameters = tracked_parameters(loaded.model, config.parameters)
         if plan is not None and plan.parameters != self.parameters:
             raise ModelError(
@@ -273,6 +274,7 @@ class GradientPass:
         device, reduction = self.loaded.device, self.config.reduction
 
         def run(samples: Sequence[Encoded]) -> BatchGradients:
-            return batch_gradients(capture, collate(samples).to(device), reduction)
+            batch = collate(samples).to(device)
+            return batch_gradients(capture, batch if self.masked else replace(batch, attention_mask=None), reduction)
 
         return Backoff(run, device=device, say=self.choices.append, packed=self.packing)

@@ -1,15 +1,21 @@
-"""Whether a model keeps the samples of one row apart: found out by trying, and decided by it.
+"""What a token's hidden state depends on: found out by trying, and decided by it.
 
+Does a model keep the samples of one row apart (`why_not_packed`)? Does it look at what follows a token (`why_masked`)?
 It hangs on the attention implementation, on the release of transformers (some models tell it nothing of the positions,
 so that its masks see one long sample), and on layers that carry a state along the row. So no list of models is kept.
 Three short samples are run in one row. The middle one's hidden states must not depend on the others: their gradient by
 the others' embeddings is zero, exactly and in every dtype, where attention is masked, and is not where anything leaks.
 And all must be what they are alone, up to rounding: positions begin again with every sample.
+
+Pads that stand behind a sample need no mask where no token looks ahead. Without one attention takes its causal kernels,
+which skip half of the products and are the only ones that some fused kernels have.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,6 +37,7 @@ Packing = Literal["auto"] | bool
 LENGTHS = (12, 9, 10)  # of the samples that are tried
 MIDDLE = slice(LENGTHS[0], LENGTHS[0] + LENGTHS[1])  # of the row
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of a hidden state, relative: far above rounding
+UNRELATED = "its hidden states do not depend on its embeddings, so nothing can be tried"
 HALF_TOLERANCE = 0.05  # the same in half precision, where SmolLM2's middle token differs by less than 0.01
 
 
@@ -73,10 +80,22 @@ def why_not_packed(model: PreTrainedModel) -> str | None:
     head = Head(model)
     if "position_ids" not in inspect.signature(head.decoder.forward).parameters:
         return f"{type(head.decoder).__name__} takes no position_ids"
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    return _try_out(head, _apart_in_one_row)
+
+
+def why_masked(model: PreTrainedModel) -> str | None:
+    """Why pads behind a sample have to be masked; None where no hidden state was seen to depend on what follows it.
+
+    The model is left as it was.
+    """
+    return _try_out(Head(model), _looking_back)
+
+
+def _try_out(head: Head, attempt: Callable[[Head], str | None]) -> str | None:
+    training = [module for module in head.model.modules() if module.training]
+    head.model.eval()
     try:
-        return _tried(head)
+        return attempt(head)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
@@ -86,9 +105,38 @@ def why_not_packed(model: PreTrainedModel) -> str | None:
             module.training = True
 
 
-def _tried(head: Head) -> str | None:
+def _apart_in_one_row(head: Head) -> str | None:
+    batch = _three_samples(head)
+    with _graph_from_embeddings(head) as embedded:
+        together = head.hidden(batch.input_ids, batch.attention_mask, packed_row(batch))
+        slope = _slope(together, MIDDLE, embedded[0])
+        # with a graph too: without one, quantized weights multiply by other kernels and are packed for them
+        alone = [head.hidden(batch.input_ids[i : i + 1, :length], None)[0] for i, length in enumerate(LENGTHS)]
+    if not slope[MIDDLE].any():
+        return UNRELATED
+    for others in (slope[: MIDDLE.start], slope[MIDDLE.stop :]):
+        if not bool((others == 0).all()):
+            return "a sample's hidden states change with the tokens of another"
+    return _differing(together[0], torch.cat(alone), MIDDLE.start)
+
+
+def _looking_back(head: Head) -> str | None:
+    ids, first = _three_samples(head).input_ids[:1], slice(0, LENGTHS[1])
+    with _graph_from_embeddings(head) as embedded:
+        followed = head.hidden(ids, None)
+        slope = _slope(followed, first, embedded[0])
+        alone = head.hidden(ids[:, first], None)[0]
+    if not slope[first].any():
+        return UNRELATED
+    if not bool((slope[first.stop :] == 0).all()):
+        return "a hidden state changes with the tokens that follow"
+    return _differing(followed[0, first], alone, 0)
+
+
+@contextmanager
+def _graph_from_embeddings(head: Head) -> Iterator[list[Tensor]]:
+    """A graph that begins at the embeddings (1, s, h) of each run, which are listed."""
     embedding: Any = head.model.get_input_embeddings()  # type: ignore[operator]
-    batch = _three_samples(int(embedding.weight.shape[0]), embedding.weight.device)
     embedded: list[Tensor] = []
 
     def begin_graph(_module: object, _inputs: object, output: Tensor) -> Tensor:
@@ -98,36 +146,35 @@ def _tried(head: Head) -> str | None:
     handle = embedding.register_forward_hook(begin_graph)
     try:
         with torch.enable_grad():
-            row = packed_row(batch)
-            together = head.hidden(batch.input_ids, batch.attention_mask, row)
-            direction = torch.randn(LENGTHS[1], together.shape[-1], generator=torch.Generator().manual_seed(0))
-            (slope,) = torch.autograd.grad(together[0, MIDDLE], embedded[:1], direction.to(together))
-            # with a graph too: without one, quantized weights multiply by other kernels and are packed for them
-            alone = [head.hidden(batch.input_ids[i : i + 1, :length], None)[0] for i, length in enumerate(LENGTHS)]
+            yield embedded
     finally:
         handle.remove()
-    if not slope[0, MIDDLE].any():
-        return "its hidden states do not depend on its embeddings, so nothing can be tried"
-    for others in (slope[0, : MIDDLE.start], slope[0, MIDDLE.stop :]):
-        if not bool((others == 0).all()):
-            return "a sample's hidden states change with the tokens of another"
-    return _differing(together[0].detach().double(), torch.cat(alone).detach().double(), together.dtype)
 
 
-def _differing(together: Tensor, alone: Tensor, dtype: torch.dtype) -> str | None:
-    """Compare hidden states (s, h): the middle one of the errors, since a rounding may route a token elsewhere."""
-    errors = (together - alone).norm(dim=1) / alone.norm(dim=1)
-    error = float(errors[MIDDLE.start :].median())
-    if error <= TOLERANCE.get(dtype, HALF_TOLERANCE):
+def _slope(hidden: Tensor, part: slice, embedded: Tensor) -> Tensor:
+    """The gradient (s, h) of some direction of a row's hidden states in `part`, by all its embeddings."""
+    length = part.stop - part.start
+    direction = torch.randn(length, hidden.shape[-1], generator=torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(hidden[0, part], [embedded], direction.to(hidden))
+    return slope[0]
+
+
+def _differing(together: Tensor, alone: Tensor, start: int) -> str | None:
+    """Compare hidden states (s, h) from `start` on: the middle error, since a rounding may route a token elsewhere."""
+    truth = alone.detach().double()
+    errors = (together.detach().double() - truth).norm(dim=1) / truth.norm(dim=1)
+    error = float(errors[start:].median())
+    if error <= TOLERANCE.get(together.dtype, HALF_TOLERANCE):
         return None
     return f"hidden states differ by {error:.1%} from those of the sample alone"
 
 
-def _three_samples(vocabulary: int, device: torch.device) -> Batch:
+def _three_samples(head: Head) -> Batch:
+    weight: Tensor = head.model.get_input_embeddings().weight  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    ids = torch.randint(0, len(weight), (len(LENGTHS), max(LENGTHS)), generator=generator)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
-    return Batch(input_ids=ids, labels=ids, attention_mask=mask).to(device)
+    return Batch(input_ids=ids, labels=ids, attention_mask=mask).to(weight.device)
 
 
 def _named(loaded: LoadedModel) -> str:
