@@ -1,5 +1,8 @@
 """Products of the passes err by no more than the matrix says, whatever the rows, the columns and the kernel."""
 
+import multiprocessing
+import sys
+
 import numpy as np
 import pytest
 
@@ -22,7 +25,7 @@ def rows_of(kind, n, k, rng):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("large", [False, True])
 def test_products_are_within_their_rounding(kind, k, large, monkeypatch):
-    monkeypatch.setattr(matrix, "TORCH_ABOVE", 0 if large else 1 << 40)  # through torch, or through numpy
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0 if large else 1 << 40)  # through compiled loops, or through numpy
     rng = np.random.default_rng(k)
     G = rows_of(kind, 64, k, rng)
     M = RowMatrix(G.astype(np.float32), lambda rows: G[rows])
@@ -43,7 +46,20 @@ def test_columns_outside_the_range_of_float32(scale):
 
 
 def test_read_only_rows_are_read(monkeypatch):
-    monkeypatch.setattr(matrix, "TORCH_ABOVE", 0)
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
     G = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     G.flags.writeable = False
     np.testing.assert_allclose(RowMatrix(G).product(np.ones(4)), G.sum(axis=1), rtol=1e-5)
+
+
+def sums_of_ones():
+    return RowMatrix(np.ones((64, 8), dtype=np.float32)).product(np.ones(8)).tolist()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_has_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
+    assert sums_of_ones() == [8.0] * 64  # starts the threads of this process
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(sums_of_ones).get(timeout=60) == [8.0] * 64

@@ -108,10 +108,11 @@ class Conflict:
     def of(self, inner: FloatArray, rows: IntArray | slice) -> FloatArray:
         """Conflict of rows whose (centered) products with the direction are `inner`."""
         _, eta = self.direction()
-        lengths = self.lengths[rows] + eta
+        lengths = -eta - self.lengths[rows]
         if eta == 0.0:
-            lengths[lengths == 0.0] = 1.0
-        return np.maximum(0.0, inner / -lengths)
+            lengths[lengths == 0.0] = -1.0
+        conflict = np.divide(inner, lengths, out=lengths)
+        return np.maximum(0.0, conflict, out=conflict)
 
     @cached_property
     def lengths(self) -> FloatArray:
@@ -123,6 +124,10 @@ class Conflict:
         if self.center is None:
             return np.full(self.matrix.squared_norms[rows].shape, self.matrix.rounding)
         return np.minimum(1.0, self.matrix.rounding * self._magnified[rows])
+
+    def slack_bound(self) -> float | FloatArray:
+        """`slack()` of all rows, (n,), or the one number that it is for every row."""
+        return self.matrix.rounding if self.center is None else self.slack()
 
     @cached_property
     def _magnified(self) -> FloatArray:

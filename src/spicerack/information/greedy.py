@@ -242,11 +242,13 @@ def _within_reach(run: Run, weight: float) -> IntArray:
 
 def _leading(run: Run, weight: float) -> IntArray:
     """The same by the scores of all rows, where the gains alone leave too many."""
-    scores = run.state.gains() - weight * run.conflict.values()
+    scores = run.conflict.values() * -weight
+    scores += run.state.gains()
     scores[~run.room.open] = -np.inf
     top = np.array([scores.argmax()])
     sure = float(scores[top[0]] - run.state.slack(top)[0] - weight * run.conflict.slack(top)[0])
-    scores += run.state.slack_bound() + weight * run.conflict.slack()
+    scores += run.state.slack_bound()
+    scores += weight * run.conflict.slack_bound()
     return np.flatnonzero(scores >= sure - tie_width(float(scores.max()) + weight, run.state.tolerance, weight))
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from functools import cached_property
+from functools import cache, cached_property, partial
 from hashlib import blake2b
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
-from spicerack.information.device import DeviceRows, as_tensor, full_float32
+from spicerack.information.device import DeviceRows
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -36,11 +35,12 @@ STREAM_BYTES = 4 << 20
 """Size of a block of working rows read for a pass: it is still in the cache when it is multiplied."""
 
 STREAMS = max(1, min(8, os.cpu_count() or 1))
-"""Threads of a streamed product. Each reads, converts and multiplies its own blocks: a block that is handed from one
-thread to another has left the cache (on two cores 0.43 s a pass over 2 GB of half precision, against 0.95 s)."""
+"""Threads of a product. Where rows are streamed, each reads, converts and multiplies its own blocks: a block that is
+handed from one thread to another has left the cache (on two cores 0.43 s a pass over 2 GB of half precision, against
+0.95 s)."""
 
-TORCH_ABOVE = 1 << 22
-"""Entries of a matrix from which torch multiplies it: below, its import is not worth it."""
+NATIVE_ABOVE = 1 << 22
+"""Entries of a matrix from which compiled loops multiply it (`native.py`): below, their import is not worth it."""
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -70,7 +70,7 @@ class RowMatrix:
     ) -> None:
         if G is None and (rows_at is None or working_at is None or shape is None):
             raise ValueError("without G a RowMatrix needs rows_at, working_at and shape")
-        self._G = G
+        self._G = np.ascontiguousarray(G) if isinstance(G, np.ndarray) else G
         self.n, self.k = (int(side) for side in (shape if G is None and shape else G.shape))  # type: ignore[union-attr]
         self._rows_at = rows_at
         self._working_at = working_at
@@ -169,50 +169,56 @@ class RowMatrix:
     def product(self, v: FloatArray) -> FloatArray:
         """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`; for `v` of shape (k, c), (n, c).
 
-        Of several columns each is contiguous.
+        Of several columns that are not all zero each is contiguous.
         """
         columns = v[None] if v.ndim == 1 else np.ascontiguousarray(v.T)  # (c, k)
         scale = np.abs(columns).max(axis=1, keepdims=True)  # v may lie outside float32's range
-        out = np.zeros((columns.shape[0], self.n))
-        if scale.any():
-            with full_float32() if self._by_torch else nullcontext():
-                self._multiply(columns / np.where(scale > 0.0, scale, 1.0), out)
-            out *= scale
+        if not scale.any():
+            return np.zeros((self.n, *v.shape[1:]))
+        out = self._multiply(columns / np.where(scale > 0.0, scale, 1.0))
+        out *= scale
         return out[0] if v.ndim == 1 else out.T
 
-    def _multiply(self, columns: FloatArray, out: FloatArray) -> None:
+    def _multiply(self, columns: FloatArray) -> FloatArray:
+        """Products with columns (c, k) of moderate size, (c, n)."""
         if self._away is not None:
-            out[:] = self._away.product(columns)
-        elif self._wide and not (isinstance(self._G, np.ndarray) and self._G.dtype == np.float64):
-            for part, rows in self.blocks():
-                out[:, part] = _times(rows, columns, self._as_tensor(rows))
-        elif isinstance(self._G, np.ndarray):
-            out[:] = _times(self._G, columns, self._tensor)
-        else:
-            with ThreadPoolExecutor(STREAMS, "stream") as streams:
-                parts = self._parts(STREAM_BYTES // (4 * self.k))
-                for _ in streams.map(lambda part: self._multiply_part(part, columns, out), parts):
-                    pass
+            return self._away.product(columns).astype(np.float64)
+        if self.n * self.k < NATIVE_ABOVE:
+            rows, lengths = self._read(slice(0, self.n))
+            few = _times(rows, columns)
+            return few if lengths is None else few * lengths
+        from spicerack.information.native import COLUMNS
 
-    def _multiply_part(self, part: slice, columns: FloatArray, out: FloatArray) -> None:
-        rows, lengths = self._stream_at(part)
-        out[:, part] = _times(rows, columns, self._as_tensor(rows))
+        found = np.empty((-(-len(columns) // COLUMNS) * COLUMNS, self.n))
+        filled = np.concatenate([columns, np.zeros((len(found) - len(columns), self.k))])
+        for start in range(0, len(found), COLUMNS):
+            few, out = filled[start : start + COLUMNS], found[start : start + COLUMNS]
+            for _ in _streams().map(partial(self._multiply_part, few, out), self._pass_parts()):
+                pass
+        return found[: len(columns)]
+
+    def _multiply_part(self, columns: FloatArray, out: FloatArray, part: slice) -> None:
+        from spicerack.information.native import multiply
+
+        rows, lengths = self._read(part)
+        multiply(rows, columns.astype(rows.dtype), out, part.start)
         if lengths is not None:
             out[:, part] *= lengths
 
+    def _read(self, part: slice) -> tuple[npt.NDArray[Any], FloatArray | None]:
+        """A run of rows as a pass multiplies them, and what the products are to be multiplied with."""
+        if self._held:
+            return self.working_at(part), None
+        return (self.rows_at(part), None) if self._wide else self._stream_at(part)
+
+    def _pass_parts(self) -> Iterator[slice]:
+        """Runs of rows for the threads: equal shares of rows in memory, blocks of others."""
+        return self._parts(-(-self.n // (2 * STREAMS)) if self._held else STREAM_BYTES // (4 * self.k))
+
     @property
-    def _by_torch(self) -> bool:
-        """Whether the matrix is large enough for torch to multiply it."""
-        return self.n * self.k >= TORCH_ABOVE
-
-    @cached_property
-    def _tensor(self) -> Any:
-        assert isinstance(self._G, np.ndarray)
-        return self._as_tensor(self._G)
-
-    def _as_tensor(self, rows: npt.NDArray[Any]) -> Any:
-        """Rows as torch sees them, or None where the whole matrix is too small to need it."""
-        return as_tensor(rows) if self._by_torch else None
+    def _held(self) -> bool:
+        """Whether main memory holds the rows that the passes multiply now."""
+        return isinstance(self._G, np.ndarray) and (not self._wide or self._G.dtype == np.float64)
 
     def pass_rows(self, rows: IntArray) -> npt.NDArray[Any]:
         """Rows in the precision of the passes, (r, k) in main memory."""
@@ -258,19 +264,19 @@ class RowMatrix:
         return self._copies[rows]
 
 
-def _times(X: npt.NDArray[Any], columns: FloatArray, tensor: Any) -> npt.NDArray[Any]:
-    """`columns X^T`, (c, r), in the precision of X; `tensor` is X for torch, or None. Call it within `full_float32`.
+@cache
+def _streams() -> ThreadPoolExecutor:
+    """The threads of products, kept: to start them anew for each costs a tenth of a pass over 200 MB."""
+    return ThreadPoolExecutor(STREAMS, "product")
 
-    A few columns go through torch, at least two of them: as a matrix product they run at the speed of memory, on all
-    cores, where one alone, or numpy, was measured at a third of it. In a small X numpy's single columns are fastest.
-    """
-    narrow = columns.astype(X.dtype)
-    if tensor is None:
-        return (X @ narrow[0])[None] if len(narrow) == 1 else np.stack([X @ column for column in narrow])
-    import torch
 
-    pair = torch.from_numpy(narrow if len(narrow) > 1 else np.repeat(narrow, 2, axis=0))
-    return np.asarray(torch.mm(tensor, pair.T).numpy().T[: len(narrow)])
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_streams.cache_clear)  # a fork has none of the threads
+
+
+def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:
+    """`columns X^T`, (c, r), in the precision of X; in a small X numpy's single columns are fastest."""
+    return np.stack([X @ column for column in columns.astype(X.dtype)]).astype(np.float64)
 
 
 def _where(rows: IntArray) -> IntArray | slice:

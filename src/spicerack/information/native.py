@@ -1,0 +1,74 @@
+"""Products of rows with three columns at once, compiled to machine code: at the speed of memory.
+
+A BLAS is slower than that with so few columns: 100,000 x 512 rows in float32 are read in 5.7 ms on two cores, and their
+products took 18 ms with one column, 6.3 with two, 9.3 with three. The loop here takes 5.7 for any three, so fewer are
+filled up. It holds no lock: threads run it side by side on different rows.
+
+Compiled code is kept beside this file or in the user's cache; where neither can be written, each process compiles anew,
+in about a second. Imported only once rows are many: see `matrix.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+COLUMNS = 3
+"""The columns that a pass takes at once."""
+
+PART = 512
+"""Entries of a row whose products are summed in the working precision; the sums of parts are added in float64."""
+
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"reassoc", "nsz", "contract"},
+}  # sums in any order; NaN stays what it is
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function when it is first called, for the types it is called with."""
+    try:
+        compiled: Callable[..., Any] = numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no folder to keep compiled code in
+        compiled = numba.njit(**OPTIONS)(function)
+    return compiled
+
+
+def multiply(X: npt.NDArray[Any], columns: npt.NDArray[Any], out: npt.NDArray[np.float64], start: int) -> None:
+    """Write `x_i . c_j` to `out[j, start + i]`, j = 0, 1, 2.
+
+    Args:
+        X: rows (r, k), float32 or float64.
+        columns: c (3, k), contiguous, of the same type.
+        out: (3, n), contiguous.
+        start: place of the first row.
+    """
+    _multiply(X, columns, out, start)
+
+
+@_compiled
+def _multiply(X: Any, columns: Any, out: Any, start: int) -> None:
+    k = X.shape[1]
+    for i in range(X.shape[0]):
+        first, second, third = 0.0, 0.0, 0.0
+        for low in range(0, k, PART):
+            part = slice(low, low + PART)
+            a, b, c = _dots(X[i, part], columns[0, part], columns[1, part], columns[2, part])
+            first += a
+            second += b
+            third += c
+        out[0, start + i], out[1, start + i], out[2, start + i] = first, second, third
+
+
+@_compiled
+def _dots(x: Any, a: Any, b: Any, c: Any) -> Any:
+    first = second = third = x.dtype.type(0)
+    for j in range(x.shape[0]):
+        first += x[j] * a[j]
+        second += x[j] * b[j]
+        third += x[j] * c[j]
+    return first, second, third
