@@ -37,7 +37,7 @@ from spicerack.testing import random_samples
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "bergson", "dattri", "traker")
 STEP = "training step"
-MIXED_SAMPLES = {"tiny": 512, "smollm2": 256}  # with few, no sample has neighbors of its length; a shard holds 1,024
+MIXED_SAMPLES = {"tiny": 512, "smollm2": 192}  # with few, no sample has neighbors of its length; a shard holds 1,024
 Cases = dict[str, Callable[[], object] | None]
 
 

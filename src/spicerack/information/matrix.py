@@ -85,6 +85,11 @@ class RowMatrix:
         return "cpu" if self._away is None else self._away.device
 
     @property
+    def many(self) -> bool:
+        """Whether the rows are so many that compiled loops pay."""
+        return self.n * self.k >= NATIVE_ABOVE
+
+    @property
     def _away(self) -> DeviceRows | None:
         """The rows on the device where passes run now."""
         return self._G if isinstance(self._G, DeviceRows) and not self._wide else None
@@ -183,7 +188,7 @@ class RowMatrix:
         """Products with columns (c, k) of moderate size, (c, n)."""
         if self._away is not None:
             return self._away.product(columns).astype(np.float64)
-        if self.n * self.k < NATIVE_ABOVE:
+        if not self.many:
             rows, lengths = self._read(slice(0, self.n))
             few = _times(rows, columns)
             return few if lengths is None else few * lengths

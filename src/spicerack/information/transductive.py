@@ -146,27 +146,19 @@ class Transductive:
         length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
         A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
         D = 2.0 * b * length * other + b * b * v * length * length
-        for start in range(0, self.matrix.n, VECTOR_BLOCK):
-            part = slice(start, start + VECTOR_BLOCK)
-            self._follow_part(part, p[part], r[part], b, v, A, B)
+        self._steepest = max(self._steepest, self._follow_all(p, r, b, v, A, B))
         self._second2 += D * D
 
-    def _follow_part(self, part: slice, p: FloatArray, r: FloatArray, b: float, v: float, A: float, B: float) -> None:
-        den, av, error2, alpha = self._den[part], self._av[part], self._error2[part], self.alpha
-        cross = p * r
-        np.multiply(p, p, out=p)
-        np.multiply(r, r, out=r)
-        den -= (alpha * b) * p
-        np.maximum(den, 1.0, out=den)
-        cross *= -2.0 * alpha * b
-        av += cross
-        av += np.multiply(p, alpha * b * b * v, out=cross)
-        np.maximum(av, 0.0, out=av)
-        error2 += np.multiply(p, 2.0 * A * A, out=p)
-        error2 += np.multiply(r, 2.0 * B * B, out=r)
-        np.multiply(error2, self._per_rho[part], out=cross)
-        self._steepest = max(self._steepest, float(cross.max()))
-        np.divide(av, den, out=self._gains[part])
+    def _follow_all(self, p: FloatArray, r: FloatArray, b: float, v: float, A: float, B: float) -> float:
+        """Bring every row up to date; the steepest of now."""
+        vectors = self._den, self._av, self._error2, self._gains, self._per_rho
+        factors = self.alpha * b, -2.0 * self.alpha * b, self.alpha * b * b * v, 2.0 * A * A, 2.0 * B * B
+        if self.matrix.many:
+            from spicerack.information.native import follow
+
+            return follow(p, r, *vectors, *factors)
+        blocks = (slice(start, start + VECTOR_BLOCK) for start in range(0, self.matrix.n, VECTOR_BLOCK))
+        return max(_follow(p[part], r[part], *(vector[part] for vector in vectors), *factors) for part in blocks)
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
@@ -190,3 +182,34 @@ class Transductive:
         self._second2 = 0.0
         self._steepest = 0.0
         self._gains: FloatArray = self._av / self._den
+
+
+def _follow(
+    p: FloatArray,
+    r: FloatArray,
+    den: FloatArray,
+    av: FloatArray,
+    error2: FloatArray,
+    gains: FloatArray,
+    per_rho: FloatArray,
+    lower: float,
+    cross: float,
+    raised: float,
+    along: float,
+    across: float,
+) -> float:
+    """What `native.follow` does, with numpy."""
+    product = p * r
+    np.multiply(p, p, out=p)
+    np.multiply(r, r, out=r)
+    den -= lower * p
+    np.maximum(den, 1.0, out=den)
+    product *= cross
+    av += product
+    av += np.multiply(p, raised, out=product)
+    np.maximum(av, 0.0, out=av)
+    error2 += np.multiply(p, along, out=p)
+    error2 += np.multiply(r, across, out=r)
+    np.multiply(error2, per_rho, out=product)
+    np.divide(av, den, out=gains)
+    return float(product.max())
