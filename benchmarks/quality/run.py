@@ -91,6 +91,7 @@ def make_comparison(
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch,
         learning_rate=options.learning_rate,
+        lora_dropout=options.lora_dropout,
         save_strategy="no",
     )
     spec = Spec(str(folder / "test.jsonl"), config, recipe, EvaluateConfig(by="capability"))
@@ -112,7 +113,8 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
     command = (
         f"benchmarks/quality/run.py --regimes {options.regimes} --budgets {options.budgets} --seeds {options.seeds} "
         f"--rows {options.rows} --tests {options.tests} --max-steps {options.max_steps} --epochs {options.epochs} "
-        f"--batch {options.batch} --dimension {options.dimension} --max-length {options.max_length}"
+        f"--batch {options.batch} --lora-dropout {options.lora_dropout} --dimension {options.dimension} "
+        f"--max-length {options.max_length}"
         f"{' --equal-tokens' if options.equal_tokens else ''}"
         f"{''.join(f' --methods {method}' for method in options.methods or ())}"
     )
@@ -159,6 +161,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=3.0, help="with --max-steps 0")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=None)
+    parser.add_argument(
+        "--lora-dropout", type=float, default=TrainConfig().lora_dropout, help="0 is a third faster on a CPU"
+    )
     parser.add_argument("--dimension", type=int, default=4096)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--dtype", default="auto")

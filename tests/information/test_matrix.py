@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spicerack.information import RowMatrix, matrix
+from spicerack.information import RowMatrix, matrix, native
 
 KINDS = ("plain", "alike", "two values", "heavy", "one-hot")
 
@@ -63,3 +63,15 @@ def test_a_fork_has_threads_of_its_own(monkeypatch):
     assert sums_of_ones() == [8.0] * 64  # starts the threads of this process
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(sums_of_ones).get(timeout=60) == [8.0] * 64
+
+
+def test_where_compiled_code_cannot_be_kept_it_is_compiled_anew(monkeypatch):
+    njit = native.numba.njit
+
+    def without_a_folder(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(native.numba, "njit", without_a_folder)
+    assert native._compiled(lambda x: x + 1)(2) == 3

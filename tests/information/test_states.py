@@ -12,6 +12,7 @@ from spicerack.information import (
     FullFisher,
     RowMatrix,
     Transductive,
+    matrix,
     second_moment,
 )
 
@@ -154,3 +155,17 @@ def test_conflict_of_picks_that_cancel_is_zero():
     conflict = Conflict(G)
     conflict.absorb(np.array([0, 1, 2, 5, 3, 4]))
     assert not conflict.values().any()
+
+
+def test_compiled_updates_are_those_of_numpy(monkeypatch):
+    """Two runs of the transductive state side by side, one through `native.py`."""
+    G = np.random.default_rng(0).standard_normal((300, 12))
+    states = []
+    for above in (0, 1 << 40):
+        monkeypatch.setattr(matrix, "NATIVE_ABOVE", above)
+        state = Transductive(G, second_moment(G) / 300, 0.3)
+        for i in (3, 14, 159, 2):
+            state.add(i)
+        states.append((state.gains().copy(), state.slack(), state.slack_bound(), state.partials()[0]))
+    for compiled, plain in zip(*states, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-9)

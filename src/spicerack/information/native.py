@@ -12,7 +12,7 @@ in about a second. Imported only once rows are many: see `matrix.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -55,26 +55,24 @@ def multiply(X: npt.NDArray[Any], columns: npt.NDArray[Any], out: npt.NDArray[np
 def follow(
     p: npt.NDArray[np.float64],
     r: npt.NDArray[np.float64],
-    den: npt.NDArray[np.float64],
-    av: npt.NDArray[np.float64],
-    error2: npt.NDArray[np.float64],
-    gains: npt.NDArray[np.float64],
-    per_rho: npt.NDArray[np.float64],
-    lower: float,
-    cross: float,
-    raised: float,
-    along: float,
-    across: float,
+    vectors: Sequence[npt.NDArray[np.float64]],
+    factors: Sequence[float],
 ) -> float:
-    """What a pick changes in the vectors of `transductive.Transductive`, (n,) each, in place.
+    """What a pick changes in the vectors of `transductive.Transductive`, in place.
 
         den = max(den - lower p^2, 1);      av = max(av + cross p r + raised p^2, 0);     gains = av / den
         error2 += along p^2 + across r^2
 
+    Args:
+        p: (n,).
+        r: (n,).
+        vectors: den, av, error2, gains and per_rho, (n,) each.
+        factors: lower, cross, raised, along and across.
+
     Returns:
         The largest `error2 * per_rho`.
     """
-    return float(_follow(p, r, den, av, error2, gains, per_rho, lower, cross, raised, along, across))
+    return float(_follow(p, r, *vectors, *factors))
 
 
 @_compiled

@@ -14,6 +14,7 @@ Monotone, but not submodular: a gain may rise, stale gains are no bounds, and th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,6 @@ from spicerack.information.conflict import Conflict, ride_along
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
-
-VECTOR_BLOCK = 1 << 14
-"""Entries of the vectors of n that a pick changes together: they stay in cache, which a pass over the rows empties."""
 
 
 class Transductive:
@@ -156,9 +154,8 @@ class Transductive:
         if self.matrix.many:
             from spicerack.information.native import follow
 
-            return follow(p, r, *vectors, *factors)
-        blocks = (slice(start, start + VECTOR_BLOCK) for start in range(0, self.matrix.n, VECTOR_BLOCK))
-        return max(_follow(p[part], r[part], *(vector[part] for vector in vectors), *factors) for part in blocks)
+            return follow(p, r, vectors, factors)
+        return _follow(p, r, vectors, factors)
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
@@ -184,21 +181,10 @@ class Transductive:
         self._gains: FloatArray = self._av / self._den
 
 
-def _follow(
-    p: FloatArray,
-    r: FloatArray,
-    den: FloatArray,
-    av: FloatArray,
-    error2: FloatArray,
-    gains: FloatArray,
-    per_rho: FloatArray,
-    lower: float,
-    cross: float,
-    raised: float,
-    along: float,
-    across: float,
-) -> float:
-    """What `native.follow` does, with numpy."""
+def _follow(p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray], factors: Sequence[float]) -> float:
+    """What `native.follow` does, with numpy; p and r are overwritten."""
+    den, av, error2, gains, per_rho = vectors
+    lower, cross, raised, along, across = factors
     product = p * r
     np.multiply(p, p, out=p)
     np.multiply(r, r, out=r)
