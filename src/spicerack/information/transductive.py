@@ -144,18 +144,14 @@ class Transductive:
         length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
         A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
         D = 2.0 * b * length * other + b * b * v * length * length
-        self._steepest = max(self._steepest, self._follow_all(p, r, b, v, A, B))
-        self._second2 += D * D
-
-    def _follow_all(self, p: FloatArray, r: FloatArray, b: float, v: float, A: float, B: float) -> float:
-        """Bring every row up to date; the steepest of now."""
         vectors = self._den, self._av, self._error2, self._gains, self._per_rho
         factors = self.alpha * b, -2.0 * self.alpha * b, self.alpha * b * b * v, 2.0 * A * A, 2.0 * B * B
         if self.matrix.many:
             from spicerack.information.native import follow
-
-            return follow(p, r, vectors, factors)
-        return _follow(p, r, vectors, factors)
+        else:
+            follow = follow_by_numpy
+        self._steepest = max(self._steepest, follow(p, r, vectors, factors))
+        self._second2 += D * D
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
@@ -181,7 +177,7 @@ class Transductive:
         self._gains: FloatArray = self._av / self._den
 
 
-def _follow(p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray], factors: Sequence[float]) -> float:
+def follow_by_numpy(p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray], factors: Sequence[float]) -> float:
     """What `native.follow` does, with numpy; p and r are overwritten."""
     den, av, error2, gains, per_rho = vectors
     lower, cross, raised, along, across = factors
