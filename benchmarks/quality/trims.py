@@ -1,0 +1,84 @@
+"""How many wrong responses a trim leaves: among all rows that stay, and among the picks.
+
+    python benchmarks/quality/trims.py --work runs/quality [--regimes as-is,wrong-40] [--trims 0,0.25,0.5]
+
+Reads the stores that benchmarks/quality/run.py made; nothing is trained. AUC: how often a wrong response ranks above a
+right one by its loss, within its cluster of gradients and over the whole pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from harness import keep, machine
+from quality.tables import header
+
+from spicerack import GradientStore, select
+from spicerack.selectors.grouping import TRIM_GROUPS, read_groups
+from spicerack.selectors.rows import Rows
+
+
+def main() -> None:
+    """One table: a regime a row, a trim a column."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of run.py's stores")
+    parser.add_argument("--regimes", default="as-is,wrong-40,redundant,imbalanced,long-tailed")
+    parser.add_argument("--trims", default="0,0.15,0.25,0.35,0.5,0.6,0.7")
+    parser.add_argument("--budget", type=float, default=0.1)
+    given = parser.parse_args()
+    trims = [float(value) for value in given.trims.split(",")]
+    lines = ["# Wrong responses after a trim", "", machine("numpy", "torch"), ""]
+    lines += [
+        f"A share of every cluster of gradients ({TRIM_GROUPS}), its rows of the highest loss, is never picked. In a",
+        f"cell: wrong among the rows that stay / among the picks, {given.budget:.0%} of the pool by transductive",
+        "information on unit rows.",
+        "",
+    ]
+    lines += header(["pool", "AUC in clusters", "AUC over all", *(f"trim {trim:g}" for trim in trims)])
+    raw = {}
+    for regime in given.regimes.split(","):
+        rows = (given.work / regime / "pool.jsonl").read_text("utf-8").splitlines()
+        wrong = np.array([bool(json.loads(row)["noise"]) for row in rows])
+        store = GradientStore.open(given.work / regime / "compare" / "gradients")
+        found = [shares(store, wrong, trim, round(given.budget * len(rows))) for trim in trims]
+        within, overall = quality_of_loss(store, wrong)
+        raw[regime] = {"auc": [within, overall], "trims": dict(zip(given.trims.split(","), found, strict=True))}
+        cells = [f"{kept:.1%} / {picked:.1%}" for kept, picked in found]
+        lines.append(f"| {regime} | {within:.2f} | {overall:.2f} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    keep("quality_trims", lines, raw)
+
+
+def shares(store: GradientStore, wrong: np.ndarray, trim: float, count: int) -> tuple[float, float]:
+    """Of wrong responses, among the rows that a trim leaves and among those picked."""
+    left = select(store, "random", int(len(wrong) * (1.0 - trim)), trim=trim)
+    options = {"objective": "transductive", "rows": "unit", "certify": False, "compare_penalty": False}
+    picks = select(store, "spice", count, trim=trim, **options)
+    return float(wrong[left.indices].mean()), float(wrong[picks.indices].mean())
+
+
+def quality_of_loss(store: GradientStore, wrong: np.ndarray) -> tuple[float, float]:
+    """AUC of the loss as a sign of a wrong response: of its rank in its cluster, and of itself."""
+    loss = store.column("loss_mean")
+    names = np.array([str(name) for name in read_groups(Rows(store), TRIM_GROUPS)])
+    rank = np.empty(len(loss))
+    for name in np.unique(names):
+        members = np.flatnonzero(names == name)
+        rank[members] = (loss[members].argsort().argsort() + 0.5) / members.size
+    return auc(rank, wrong), auc(loss, wrong)
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half."""
+    above = score[positive][:, None] - score[~positive]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+if __name__ == "__main__":
+    main()
