@@ -82,3 +82,17 @@ def test_bad_input_is_one_line_with_its_exit_code(work, tmp_path, arguments, cod
     done = spicerack("analyze", work / "g", *words, check=code)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_another_methods_alpha_is_not_the_weight_of_a_row(work, tmp_path):
+    """tsds calls its distance weight so; the rows that it was told to leave out are not analyzed."""
+    drawn = ["select", work / "g", "--budget", 10, "--method", "random"]
+    spicerack(*drawn, "--exclude", "t0", "--exclude", "t1", "--output", tmp_path / "x")
+    manifest = json.loads((tmp_path / "x/manifest.json").read_text())
+    manifest["options"]["alpha"] = 1e-9
+    (tmp_path / "x/manifest.json").write_text(json.dumps(manifest))
+    for name, selection in (("x", tmp_path / "x"), ("r", work / "r")):
+        spicerack("analyze", work / "g", "--selection", selection, "--output", tmp_path / f"{name}.json")
+    without, whole = (json.loads((tmp_path / f"{name}.json").read_text())["analysis"] for name in "xr")
+    assert without["alpha"] == pytest.approx(whole["alpha"], rel=0.2)
+    assert without["rows"] == whole["rows"] - 2

@@ -200,3 +200,15 @@ def test_budgets_quotas_and_fixed_rows_hold(task):
 def test_options_that_mean_nothing(task, options, error, message):
     with pytest.raises(error, match=message):
         select(task[0], "bids", 3, task[1], **options)
+
+
+def test_a_target_that_no_row_of_the_pool_points_to_says_nothing():
+    """Rounding alone makes that column vary, and a z-score would blow it up to the weight of the others."""
+    rng = np.random.default_rng(2)
+    G, target = np.zeros((60, 20), dtype=np.float32), np.zeros((3, 20), dtype=np.float32)
+    G[:, :15] = rng.standard_normal((60, 15))
+    target[:2, :15] = rng.standard_normal((2, 15))
+    target[2, 15:] = 1.0
+    rotation = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    picks = select((G @ rotation).astype(np.float32), "bids", 12, (target @ rotation).astype(np.float32))
+    assert picks.manifest["findings"]["constant_columns"] == [2]

@@ -22,6 +22,7 @@ CASES = [
     ("less", {"target_groups": ["a", "a", "b", "b", "c"], "target_aggregation": "cosine_of_mean"}, TARGET),
     ("dpp", {}, None),
     ("dpp", {"kernel": "rbf", "quality": "mark"}, None),
+    ("dpp", {"regularize": True}, None),
     ("dpp", {"regularize": True, "quality": "mark"}, None),
     ("fisher", {}, None),
     ("fisher", {"features": "last_hidden"}, None),

@@ -214,3 +214,15 @@ def test_a_hessian_that_does_not_fit_is_refused(task, monkeypatch):
     monkeypatch.setattr("spicerack.selectors.in2core.free_memory", lambda: 1000)
     with pytest.raises(ConfigurationError, match="use hessian='datainf'"):
         select(task[0], "in2core", 3, task[1], hessian="exact")
+
+
+def test_a_quota_that_the_proponents_cannot_meet_is_refused():
+    rng = np.random.default_rng(4)
+    G = rng.standard_normal((30, 6)).astype(np.float32)
+    G[:10, 0] = -8.0
+    target = np.eye(1, 6, dtype=np.float32)
+    groups = ["against"] * 10 + ["other"] * 20
+    with pytest.raises(BudgetError, match="0 of its rows can be picked; only proponents are picked"):
+        select(G, "in2core", 5, target, groups=groups, quotas={"against": (2, None)})
+    both = select(G, "in2core", 5, target, groups=groups, quotas={"against": (2, None)}, proponents_only=False)
+    assert (both.indices < 10).sum() == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stores import write_checkpoints, write_store
 
-from spicerack.errors import ConfigurationError, GradientError, StoreMismatchError
+from spicerack.errors import BudgetError, ConfigurationError, GradientError, StoreMismatchError
 from spicerack.selectors import select
 
 WEIGHTS = {"epoch-1": 0.5, "epoch-2": 0.3, "epoch-3": 0.2}
@@ -111,7 +111,13 @@ def test_rows_that_are_not_finite_at_one_checkpoint_are_never_picked(toy, tmp_pa
     assert sorted(selection.indices.tolist()) == [i for i in range(30) if i not in (4, 9)]
     assert np.isnan(selection.scores[[4, 9]]).all()
     told = {choice["name"]: choice for choice in selection.manifest["choices"]}
-    assert told["left out"]["value"] == 1
+    named = dict(zip(selection.excluded["index"].tolist(), selection.excluded["reason"].tolist(), strict=True))
+    assert named == {4: "non-finite gradient at epoch-1", 9: "no trained tokens"}
+    with pytest.raises(BudgetError, match="row 4 is forced in, but cannot be picked: non-finite gradient at epoch-1"):
+        select(store, method, 3, aims, include=[4])
+    groups = ["lost" if i in (4, 9) else "kept" for i in range(30)]
+    with pytest.raises(BudgetError, match="at least 1, but only 0 of its rows"):
+        select(store, method, 3, aims, groups=groups, quotas={"lost": (1, None)})
     assert told["target rows"]["value"] == 5
     assert "1 non-finite gradient" in told["target rows"]["reason"]
 

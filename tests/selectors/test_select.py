@@ -148,3 +148,28 @@ def test_a_token_budget_is_kept(G, method):
     assert spent <= 200
     assert (tokens[rest] > 200 - spent).all()
     assert selection.manifest["budget"] == {"tokens": 200}
+
+
+def test_every_row_that_could_not_be_picked_is_named_with_its_reason():
+    G = np.random.default_rng(1).standard_normal((20, 3))
+    G[7] = np.nan
+    losses = np.arange(20.0)
+    found = select(
+        G, "random", 5, exclude=[3, 7], include=[19], trim=0.2, trim_groups=["a"] * 20, columns={"loss_mean": losses}
+    )
+    named = dict(zip(found.excluded["index"].tolist(), found.excluded["reason"].tolist(), strict=True))
+    assert named.pop(7) == "non-finite gradient"
+    assert named.pop(3) == "excluded by the caller"
+    assert set(named.values()) == {"trimmed: a high loss within its group"}
+    assert 19 not in named
+    assert found.manifest["excluded_by_caller"] == 1
+    assert np.isnan(found.scores[list(named)]).all()
+
+
+def test_quotas_may_be_whole_numbers_of_numpy_and_nothing_else_escapes():
+    G, groups = np.random.default_rng(1).standard_normal((12, 3)), ["a", "b"] * 6
+    found = select(G, "random", 5, groups=groups, quotas={"a": np.int64(4)})
+    assert (found.indices % 2 == 0).sum() == 4
+    for wrong in (4.0, None, True, [1, 2, 3]):
+        with pytest.raises(BudgetError, match=r"expected LEAST\.\.MOST"):
+            select(G, "random", 5, groups=groups, quotas={"a": wrong})

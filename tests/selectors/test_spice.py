@@ -5,7 +5,7 @@ import pytest
 
 from spicerack.errors import ConfigurationError
 from spicerack.information import greedy_truth
-from spicerack.selectors import select
+from spicerack.selectors import TokenBudget, select
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +256,26 @@ def test_balance_without_the_pool_as_target_is_refused(G):
         select(G, budget=5, balance=0.5)
     with pytest.raises(ConfigurationError, match="target is given"):
         select(G, budget=5, target=G[:9], objective="transductive", balance=0.5)
+
+
+@pytest.mark.parametrize("budget", [10, TokenBudget(60)])
+def test_partitions_keep_the_least_rows_of_a_group_that_nothing_else_would_pick(budget):
+    rng = np.random.default_rng(0)
+    G = rng.standard_normal((200, 8))
+    G[150:] *= 1e-3
+    groups, tokens = ["a"] * 150 + ["b"] * 50, rng.integers(3, 9, 200)
+    given = {"groups": groups, "quotas": {"b": (4, None)}, "tokens": tokens, "certify": False}
+    found = select(G, "spice", budget, search="partitions", partitions=3, **given)
+    assert (found.indices >= 150).sum() == 4
+    exact = select(G, "spice", budget, **given)
+    assert (exact.indices >= 150).sum() == 4
+    if budget == 10:
+        assert found.indices.size == 10
+
+
+def test_an_early_stop_that_could_leave_a_quota_unmet_is_refused():
+    G = np.random.default_rng(0).standard_normal((20, 4))
+    given = {"groups": ["a", "b"] * 10, "stop_ratio": 0.5}
+    with pytest.raises(ConfigurationError, match="may stop before the least rows of the quotas"):
+        select(G, "spice", 6, quotas={"b": (2, None)}, **given)
+    assert select(G, "spice", 6, quotas={"b": (None, 2)}, **given).indices.size <= 6

@@ -93,7 +93,7 @@ def test_a_run_by_lead_repeats_and_goes_on_after_an_interruption(settings, tmp_p
     with pytest.raises(KeyboardInterrupt):
         spicerack.run({**settings, "output_dir": str(tmp_path / "b")})
     monkeypatch.setattr(Proxy, "step", step)
-    monkeypatch.setattr("spicerack.training.lead._losses_alone", lambda *_: pytest.fail("the first pass was repeated"))
+    monkeypatch.setattr("spicerack.training.lead._difficulty", lambda *_: pytest.fail("the first pass was repeated"))
     again = spicerack.run({**settings, "output_dir": str(tmp_path / "b")})
     assert again.selection.indices.tolist() == chosen.indices.tolist()
     assert (tmp_path / "a/selected.jsonl").read_bytes() == (tmp_path / "b/selected.jsonl").read_bytes()
@@ -128,3 +128,27 @@ def test_an_option_that_lead_does_not_have_is_named(settings, tmp_path):
     selection = {**settings["selection"], "exploratoin": 0.2}
     with pytest.raises(UnknownNameError, match="did you mean 'exploration'"):
         spicerack.run({**settings, "selection": selection, "output_dir": str(tmp_path)})
+
+
+def test_a_gradient_that_is_no_longer_finite_is_never_picked(settings, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from spicerack.training.proxy import Proxy
+
+    measure, lost = Proxy.measure, []
+
+    def after_a_step(self, samples):
+        measured = measure(self, samples)
+        if self.steps and len(lost) < 4:
+            measured.rows[0] = np.nan
+            lost.append(samples[0].input_ids.tolist())
+            return replace(measured, rows=measured.rows)
+        return measured
+
+    monkeypatch.setattr(Proxy, "measure", after_a_step)
+    found = spicerack.run({**settings, "output_dir": str(tmp_path)}).selection
+    assert found.indices.size == 12
+    assert found.manifest["excluded_counts"] == {"non-finite gradient": 4}
+    assert not np.isin(found.excluded["index"], found.indices).any()
+    assert np.isfinite(found.trace["loss"]).all()
+    assert np.isnan(found.scores).sum() == 4

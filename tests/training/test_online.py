@@ -236,3 +236,23 @@ def test_a_store_alone_cannot_go_online_and_says_who_can():
         spicerack.select(np.eye(4), "spice", 2, schedule="online")
     with pytest.raises(ConfigurationError, match="'lead' keeps a model in the loop and selects from no store"):
         spicerack.select(np.eye(4), "lead", 2)
+
+
+def test_a_walk_that_ends_before_a_budget_in_tokens_says_so(samples):
+    tokens = np.array([len(sample.input_ids) for sample in samples])
+    wide = Room(np.ones(N, dtype=bool), capacity=int(tokens.sum()), tokens=tokens)
+    assert walk(lambda i: samples[i], make_proxy(), OPTIONS, wide).short
+    narrow = Room(np.ones(N, dtype=bool), capacity=20, tokens=tokens)
+    assert not walk(lambda i: samples[i], make_proxy(), OPTIONS, narrow).short
+
+
+@pytest.mark.parametrize("name", ["trim_groups", "subtask_column"])
+def test_what_the_loop_does_not_read_is_refused(tiny_folder, tiny_pool, tmp_path, name):
+    selection = {"method": "spice", "schedule": "online", "budget": 4, name: "source"}
+    given = {
+        "data": {"pool": str(tiny_pool)},
+        "model": {"model_name_or_path": str(tiny_folder)},
+        "selection": selection,
+    }
+    with pytest.raises(ConfigurationError, match=name):
+        spicerack.run({**given, "output_dir": str(tmp_path)})

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from spicerack.information.analysis import Analysis, Decomposition
-    from spicerack.information.matrix import IntArray
+    from spicerack.information.matrix import BoolArray, IntArray
     from spicerack.information.overlap import Overlap
 
 ROW_FORMS = ("plain", "unit")
@@ -67,7 +67,7 @@ def analyze(
     else:
         indices = _read_indices(selection, opened.n)
     source = Rows(opened)
-    matrix, eligible = source.row_matrix(form, np.float32), source.included
+    matrix, eligible = source.row_matrix(form, np.float32), source.included & _allowed(selection, opened.n)
     value = median_alpha(matrix, eligible)[0] if weight == "auto" else float(weight)
     decompositions = maths.decompose(matrix, value, indices, _sizes(sizes, indices.size))
     result = maths.analyze(matrix, value, indices, eligible, decompositions)
@@ -131,7 +131,7 @@ def _read_indices(path: Path, n: int) -> IntArray:
 
 
 def _options_of(selection: Path | None) -> dict[str, Any]:
-    """The row form and alpha that a selection's manifest names."""
+    """The row form and alpha that a selection's manifest names; other methods call other things so."""
     import json
 
     from spicerack.errors import DataError
@@ -140,10 +140,29 @@ def _options_of(selection: Path | None) -> dict[str, Any]:
     if manifest is None or not manifest.is_file():
         return {}
     try:
-        options = json.loads(manifest.read_text(encoding="utf-8"))["options"]
+        read = json.loads(manifest.read_text(encoding="utf-8"))
+        method, options = read["method"], read["options"]
+        if method != "spice" and (method, options.get("features")) != ("fisher", "gradients"):
+            return {}
         return {name: options[name] for name in ("rows", "alpha") if name in options}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest} is not the manifest of a selection ({error!r}); select again") from error
+
+
+def _allowed(selection: Path | None, n: int) -> BoolArray:
+    """Rows that the selection might have picked, (n,): all where it does not say, as with an indices.npy alone."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from spicerack.errors import DataError
+
+    scores = selection / "scores.parquet" if selection is not None else None
+    if scores is None or not scores.is_file():
+        return np.ones(n, dtype=bool)
+    reasons = pq.read_table(scores, columns=["excluded"]).column("excluded")
+    if len(reasons) != n:
+        raise DataError(f"{scores} has {len(reasons)} rows, the store {n}; it is a selection of another pool")
+    return np.asarray(reasons.is_null())
 
 
 def _row_form(text: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
     from spicerack.selectors.base import Needs
@@ -23,8 +24,11 @@ def methods(
 ) -> None:
     """List the selection methods: what each reads, its target, what that costs, its paper. With a name, its options."""
     import spicerack
-    from spicerack.selectors.registry import get_selector
+    from spicerack.selectors.registry import IN_THE_LOOP, get_selector
 
+    if name in IN_THE_LOOP:
+        _print_in_the_loop(name)
+        return
     if name is not None:
         get_selector(name)  # an unknown name is refused with the nearest
     known = {method.name: method for method in spicerack.methods()}
@@ -47,6 +51,7 @@ def _print_table(known: list[MethodInfo]) -> None:
     console.print("what each picks", style="bold")
     for method in known:
         console.print(f"  {method.name:<10} {method.summary}", markup=False)
+    console.print("  lead       with a model in the loop, and no store: spicerack run --method lead", markup=False)
     console.print("options of a method: spicerack methods NAME", markup=False)
 
 
@@ -64,7 +69,28 @@ def _print_method(method: MethodInfo) -> None:
         ("cost", needs.cost),
     ):
         console.print(f"  {what:<12} {value}", markup=False)
-    fields = method.options.model_fields
+    _print_options(method.options)
+
+
+def _print_in_the_loop(name: str) -> None:
+    from spicerack.cli.console import console
+    from spicerack.training.lead import LeadOptions
+
+    console.print(f"{name}: a bandit over clusters, with a proxy that learns from what is picked", style="bold")
+    for what, value in (
+        ("source", "arXiv 2505.07437"),
+        ("reads", "the pool itself, by `spicerack run`: no store"),
+        ("target", "no"),
+        ("cost", "one gradient pass, and another over the picks with a training step a round"),
+    ):
+        console.print(f"  {what:<12} {value}", markup=False)
+    _print_options(LeadOptions)
+
+
+def _print_options(options: type[BaseModel]) -> None:
+    from spicerack.cli.console import console
+
+    fields = options.model_fields
     console.print("options" if fields else "it has no options", style="bold")
     for option, field in fields.items():
         flag = "--" + option.replace("_", "-")

@@ -11,11 +11,11 @@ import torch
 
 from spicerack.config import Choice
 from spicerack.data.batching import collate, plan_batches
+from spicerack.data.responses import alone, start_token
 from spicerack.errors import ConfigurationError
 from spicerack.features.forward import read_batch
 from spicerack.features.options import FeatureConfig
 from spicerack.features.ratings import SPREAD, RatingTexts, read_prompts
-from spicerack.features.responses import alone, start_token
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.head import Head
 from spicerack.gradients.meter import is_out_of_memory, release
@@ -45,7 +45,7 @@ class Runner:
         self.ratings: RatingTexts | None = None
         self._start: int | None = None
         if "ifd" in config.features:
-            self._start, choice = start_token(loaded)
+            self._start, choice = start_token(loaded.tokenizer, loaded.model.config)
             self.choices.append(choice)
         if "selectit" in config.features:
             if loaded.tokenizer is None:

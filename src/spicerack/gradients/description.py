@@ -59,6 +59,8 @@ def choices_of(planned: GradientPass, of_the_model: Sequence[Choice]) -> list[Ch
     pool = planned.pool
     found = Choice("format", pool.format, pool.detection_reason)
     choices = [found, *planned.loaded.choices, *of_the_model, *_of_the_projection(planned)]
+    if revision := getattr(planned.loaded.model.config, "_commit_hash", None):
+        choices.append(Choice("model_revision", str(revision), "the commit of the hub that the weights are of"))
     if planned.optimizer is not None and planned.config.adam_rows is None:
         state = planned.optimizer
         reason = f"{state.path} is there, after {state.step} steps; --no-adam-rows leaves them out"

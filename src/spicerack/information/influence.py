@@ -63,6 +63,11 @@ def read_ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
+ALIKE = 1e-6
+"""Spread up to which a column of cosines in float32 is constant: a direction that no row of the pool has leaves as much
+by rounding."""
+
+
 def normalize(Z: npt.NDArray[np.float32], how: str, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Bring the columns of a pool to one scale, in place; a column without a scale becomes zeros.
 
@@ -73,7 +78,8 @@ def normalize(Z: npt.NDArray[np.float32], how: str, among: npt.NDArray[np.bool_]
         among: rows (n,) that count; the others get values too, but have no part in the scale.
 
     Returns:
-        Columns that say nothing, (m,): all values that count are equal, or (mad) more than half of them.
+        Columns that say nothing, (m,): all values that count are equal up to rounding (`ALIKE`), or (mad) more than
+        half of them.
     """
     silent = np.zeros(len(Z), dtype=bool)
     for j, column in enumerate(Z):
@@ -91,7 +97,7 @@ def normalize(Z: npt.NDArray[np.float32], how: str, among: npt.NDArray[np.bool_]
 
 def _location(values: npt.NDArray[np.float64], how: str) -> tuple[float, float]:
     """Middle and scale of a column; the scale of a constant one is exactly zero."""
-    if values.min() == values.max():
+    if values.max() - values.min() <= ALIKE:
         return float(values[0]), 0.0
     if how == "mad":
         middle = float(np.median(values))

@@ -135,11 +135,17 @@ def partition_greedy(
 
 
 def room_among(room: Room, rows: IntArray, tokens: IntArray | None, quotas: Quotas | None) -> Room:
-    """The same room over some of the rows only, without least counts: a part cannot be held to them."""
+    """The same room over some of the rows only: a part owes of each group what it has, as far as that is asked for.
+
+    So all parts together find the least rows of each group. Under a budget in tokens, where the rows of one part may be
+    too long for that, a part owes none: see `cheapest_owed`.
+    """
     relaxed = None
     if quotas is not None:
         inner = quotas.among(rows)
-        relaxed = Quotas(inner.names, inner.group, np.zeros_like(inner.least), inner.most)
+        held = np.bincount(inner.group[inner.group >= 0], minlength=len(inner.names))
+        owed = np.zeros_like(inner.least) if room.count is None else np.minimum(inner.least, held)
+        relaxed = Quotas(inner.names, inner.group, owed, inner.most)
     count = None if room.count is None else min(room.count, rows.size)
     return Room(
         np.ones(rows.size, dtype=bool),
@@ -149,3 +155,12 @@ def room_among(room: Room, rows: IntArray, tokens: IntArray | None, quotas: Quot
         quotas=relaxed,
         strict=False,
     )
+
+
+def cheapest_owed(quotas: Quotas, eligible: BoolArray, tokens: IntArray) -> IntArray:
+    """The least rows of each group that cost fewest tokens: a second round that has these can meet the quotas."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for g in np.flatnonzero(quotas.least):
+        members = np.flatnonzero(eligible & (quotas.group == g))
+        found.append(members[np.argsort(tokens[members], kind="stable")[: quotas.least[g]]])
+    return np.concatenate(found)

@@ -26,7 +26,7 @@ from spicerack.selectors.base import (
 )
 from spicerack.selectors.budget import BudgetLike, ResolvedBudget, TokenBudget, parse_budget
 from spicerack.selectors.quotas import QuotaLike
-from spicerack.selectors.reading import read_problem
+from spicerack.selectors.reading import BY_CALLER, read_problem
 from spicerack.selectors.registry import MethodInfo, get_selector, methods
 from spicerack.selectors.rows import Rows
 
@@ -124,13 +124,13 @@ def select(
     for name in needs_of(selector, options).read_arrays:
         problem.rows.array(name)  # a store without it is refused, and no other array stands in for it
     picks = selector.select(problem, options)
-    excluded = np.array(problem.rows.excluded, dtype=EXCLUDED_DTYPE).view(np.recarray)
+    excluded = np.array(list(problem.excluded), dtype=EXCLUDED_DTYPE).view(np.recarray)
     manifest = _manifest(selector, options, problem, picks)
     return Selection(picks.indices, picks.scores, picks.trace, picks.certificate, excluded, manifest)
 
 
 def _manifest(selector: Selector, options: MethodOptions, problem: Problem, picks: Picks) -> dict[str, Any]:
-    reasons = Counter(reason for _, reason in problem.rows.excluded)
+    reasons = Counter(reason for _, reason in problem.excluded)
     return {
         "method": selector.name,
         "budget": problem.budget.to_dict(),
@@ -141,7 +141,7 @@ def _manifest(selector: Selector, options: MethodOptions, problem: Problem, pick
         "gradients": problem.rows.description(),
         "quotas": _quotas(problem),
         "include": list(problem.forced),
-        "excluded_by_caller": int(np.count_nonzero(problem.rows.included & ~problem.eligible)),
+        "excluded_by_caller": reasons[BY_CALLER],
         "target": None if problem.target is None else problem.target.description(),
         "excluded_counts": dict(reasons),
         "versions": {

@@ -82,6 +82,7 @@ class Problem:
         columns: columns given by the caller, by name, each (n,).
         quotas: least and most rows of each group, or None.
         forced: rows that come first, in this order.
+        excluded: rows that are not eligible, ascending, each with its reason.
         choices: where the selector records its automatic choices.
     """
 
@@ -96,6 +97,7 @@ class Problem:
     columns: Mapping[str, FloatArray] = field(default_factory=dict)
     quotas: Quotas | None = None
     forced: tuple[int, ...] = ()
+    excluded: tuple[tuple[int, str], ...] = ()
     choices: list[Choice] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ new round begins on the rest; that is told. `regularize` never runs dry.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ class Dpp:
         if options.kernel == "cosine" and options.regularize:
             return _regularized(problem, rows, matrix, quality, usable)
         residuals, resolved = _residuals(problem, options, matrix, quality, usable)
-        picks = _rounds(problem, residuals, usable, matrix.product(mean_row(matrix, usable)))
+        picks = _rounds(problem, residuals, usable, _typical(matrix, usable))
         resolved["device"] = matrix.device
         return Picks(picks.indices, picks.scores, picks.trace, None, resolved, picks.findings)
 
@@ -143,9 +144,8 @@ def _rounds(problem: Problem, residuals: Residuals, usable: BoolArray, typical: 
             number += 1
             residuals.reset()
             i, squared = LazyMaximum(residuals.of, residuals.squared).best(room.open)
-        if number not in rounds and offered.min() >= offered.max() * (1.0 - EQUAL):
-            near = np.where(room.open, typical, -np.inf)
-            i = int(np.flatnonzero(near >= near.max() - EQUAL)[0])
+        if number not in rounds and _equal(offered):
+            i = _first_typical(typical, room.open)
         take(i, squared)
     indices = np.array(room.taken, dtype=np.int64)
     if number:
@@ -169,11 +169,29 @@ def _regularized(problem: Problem, rows: Rows, matrix: RowMatrix, quality: Float
         working_at=lambda part: matrix.working_at(part) * quality[part, None].astype(np.float32),
         shape=rows.shape,
     )
-    state = FullFisher(scaled, 1.0)
-    result = search(state, Conflict(scaled), penalty=Penalty(0.0), room=problem.room(), eligible=problem.eligible)
+    state, room = FullFisher(scaled, 1.0), problem.room()
+    if not room.forced and _equal(quality[room.open]):  # else the first row of the file would begin
+        room = replace(problem, forced=(_first_typical(_typical(matrix, usable), room.open),)).room()
+    result = search(state, Conflict(scaled), penalty=Penalty(0.0), room=room, eligible=problem.eligible)
     scores = np.where(usable, result.scores, np.nan)
     scores[result.indices] = result.trace["gain"]
     return _picks(result.indices.tolist(), result.trace["gain"], np.zeros(result.indices.size), scores)
+
+
+def _typical(matrix: RowMatrix, usable: BoolArray) -> FloatArray:
+    """How near each row's direction is to the mean of the usable ones, (n,)."""
+    return matrix.product(mean_row(matrix, usable))
+
+
+def _equal(values: FloatArray) -> bool:
+    """Whether all are as good to begin with."""
+    return bool(values.min() >= values.max() * (1.0 - EQUAL))
+
+
+def _first_typical(typical: FloatArray, among: BoolArray) -> int:
+    """The most typical of some rows; the first of several."""
+    near = np.where(among, typical, -np.inf)
+    return int(np.flatnonzero(near >= near.max() - EQUAL)[0])
 
 
 def _picks(indices: list[int], gains: FloatArray, rounds: FloatArray, scores: FloatArray) -> Picks:

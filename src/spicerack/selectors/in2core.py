@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from spicerack.errors import ConfigurationError
+from spicerack.errors import BudgetError, ConfigurationError
 from spicerack.information.datainf import Curvature, Hessian
 from spicerack.information.influence import Block
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.overlap import spearman
+from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.blocks import Blocks, Layers
+from spicerack.selectors.ranking import narrowed
 from spicerack.selectors.rows import free_memory
 
 TRACE_DTYPE = np.dtype([("score", np.float64), ("influence", np.float64)])
@@ -134,8 +136,8 @@ def _curvature(
 
 def _pick(problem: Problem, options: In2CoreOptions, scores: FloatArray) -> IntArray:
     """The best, as the budget is read."""
-    room, forced = problem.room(), np.array(problem.forced, dtype=np.int64)
-    proponents = int(np.count_nonzero(scores > 0))
+    forced, proponents = np.array(problem.forced, dtype=np.int64), int(np.count_nonzero(scores > 0))
+    room = _room(problem, options, scores > 0)
     order = np.setdiff1d(np.flatnonzero(problem.eligible), forced)
     order = order[np.argsort(-scores[order], kind="stable")]
     if options.proponents_only:
@@ -150,6 +152,20 @@ def _pick(problem: Problem, options: In2CoreOptions, scores: FloatArray) -> IntA
         reason = f"there are {proponents} proponents, the budget holds more ({asked}); proponents_only=False fills it"
         problem.choose("picks", int(indices.size), reason)
     return indices
+
+
+def _room(problem: Problem, options: In2CoreOptions, proponents: BoolArray) -> Room:
+    """What may be picked.
+
+    Raises:
+        BudgetError: quotas that the proponents cannot meet, where only they are picked.
+    """
+    if not options.proponents_only or problem.quotas is None:
+        return problem.room()
+    try:
+        return narrowed(problem, problem.eligible & proponents).room()
+    except BudgetError as error:
+        raise BudgetError(f"{error}; only proponents are picked (proponents_only=False picks others too)") from error
 
 
 def _share_of(problem: Problem, proponents: int) -> int:

@@ -61,14 +61,12 @@ def read_quotas(
 
 
 def _range(name: str, value: QuotaLike, count: int | None) -> tuple[int, int]:
-    if isinstance(value, bool):
-        raise BudgetError(f"quota of {name!r} is {value!r}; {LEGAL}")
-    if isinstance(value, int):
-        value = str(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = str(int(value))
     if isinstance(value, str):
         low, dots, high = value.partition("..")
         low, high = (low, high) if dots else (low, low)
-    elif len(value) == 2:
+    elif isinstance(value, Sequence) and len(value) == 2:
         low, high = ("" if bound is None else str(bound) for bound in value)
     else:
         raise BudgetError(f"quota of {name!r} is {value!r}; {LEGAL}")

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError, UnknownNameError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
-from spicerack.selectors.base import Problem, Selector
+from spicerack.selectors.base import CheckpointRows, Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
 from spicerack.selectors.grouping import read_groups, read_trim
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
+
+BY_CALLER = "excluded by the caller"
 
 
 class Labeled(Protocol):
@@ -64,11 +66,19 @@ def read_problem(
         raise ConfigurationError(f"seed={seed!r}, expected a whole number of at least 0")
     rows = Rows(gradients)
     goal, labels = read_target(selector, rows, target, target_groups)
-    eligible, forced = read_fixed(rows, include, exclude)
+    checkpoints = read_checkpoints(rows, goal) if "gradient" in selector.needs.arrays else ()
+    earlier = lost_before(checkpoints) if selector.needs.checkpoints == "all" else []
+    eligible, forced = read_fixed(rows, include, exclude, unusable=earlier)
+    excluded = [*rows.excluded, *earlier]
+    left = eligible.copy()
+    left[[i for i, _ in excluded]] = True
+    excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
     check_groups(quotas, groups)
     numbers = read_columns(rows, columns)
     worst, choices = read_trim(rows, numbers.get("loss_mean"), eligible, trim, trim_groups)
-    eligible[np.setdiff1d(worst, forced)] = False
+    worst = np.setdiff1d(worst, forced)
+    eligible[worst] = False
+    excluded += [(int(i), "trimmed: a high loss within its group") for i in worst]
     counts = read_tokens(rows, tokens, eligible, budget)
     resolved = resolve(budget, eligible, counts)
     problem = Problem(
@@ -79,28 +89,50 @@ def read_problem(
         target=goal,
         target_groups=labels,
         seed=int(seed),
-        checkpoints=read_checkpoints(rows, goal) if "gradient" in selector.needs.arrays else (),
+        checkpoints=checkpoints,
         columns=numbers,
         quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
         forced=tuple(forced),
+        excluded=tuple(sorted(excluded)),
         choices=choices,
     )
     problem.room().take_forced()  # what cannot be met is known before any work
     return problem
 
 
+def lost_before(checkpoints: Sequence[CheckpointRows]) -> list[tuple[int, str]]:
+    """Rows that an earlier checkpoint has no use of, though the last one has, each with the first reason."""
+    found: dict[int, str] = {}
+    for checkpoint in checkpoints[:-1]:
+        for i, reason in checkpoint.rows.excluded:
+            found.setdefault(i, f"{reason} at {checkpoint.name}")
+    last = {i for i, _ in checkpoints[-1].rows.excluded} if checkpoints else set()
+    return sorted((i, reason) for i, reason in found.items() if i not in last)
+
+
 def read_fixed(
-    rows: Labeled, include: Sequence[int | str], exclude: Sequence[int | str]
+    rows: Labeled,
+    include: Sequence[int | str],
+    exclude: Sequence[int | str],
+    *,
+    unusable: Sequence[tuple[int, str]] = (),
 ) -> tuple[BoolArray, list[int]]:
     """Rows that may be picked, (n,), and those that are picked first, in the order given.
+
+    Args:
+        rows: the pool's.
+        include: as for `select`.
+        exclude: as for `select`.
+        unusable: rows that cannot be picked beside those of `rows.excluded`, each with its reason.
 
     Raises:
         GradientError: no row is left.
         BudgetError: a row is forced in that cannot be picked.
     """
-    eligible = rows.included.copy()
+    eligible, never = rows.included.copy(), [*rows.excluded, *unusable]
+    eligible[[i for i, _ in unusable]] = False
     if not eligible.any():
-        raise GradientError(f"none of the {rows.n} rows can be picked: {reasons(rows.excluded)}")
+        raise GradientError(f"none of the {rows.n} rows can be picked: {reasons(never)}")
     forbidden = read_rows(rows, exclude, "exclude")
     eligible[forbidden] = False
     if not eligible.any():
@@ -108,7 +140,7 @@ def read_fixed(
     forced = read_rows(rows, include, "include")
     for i in forced:
         if not eligible[i]:
-            why = "it is also excluded" if i in forbidden else dict(rows.excluded)[i]
+            why = "it is also excluded" if i in forbidden else dict(never)[i]
             raise BudgetError(f"row {i} is forced in, but cannot be picked: {why}")
     return eligible, forced
 

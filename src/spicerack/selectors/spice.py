@@ -22,7 +22,7 @@ from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, second_moment
 from spicerack.information.schedule import walk_pools
-from spicerack.information.search import partition_greedy, room_among, search, stochastic_greedy
+from spicerack.information.search import cheapest_owed, partition_greedy, room_among, search, stochastic_greedy
 from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
@@ -123,6 +123,11 @@ class Spice:
         if problem.target is not None and options.objective == "volume":
             raise ConfigurationError(
                 "objective='volume' reads no target: use objective='transductive', or leave the target out"
+            )
+        if options.stop_ratio is not None and problem.quotas is not None and problem.quotas.least.any():
+            raise ConfigurationError(
+                f"stop_ratio={options.stop_ratio:g} may stop before the least rows of the quotas are picked; leave it "
+                "out, or give quotas without a least number ('..30%')"
             )
         task = Task(problem, options)
         result = task.walk() if options.schedule == "pools" else task.search()
@@ -229,6 +234,9 @@ class Task:
         kept = np.zeros(self.matrix.n, dtype=bool)
         kept[rows] = True
         kept[list(problem.forced)] = True
+        if problem.quotas is not None and problem.budget.count is None:
+            assert problem.tokens is not None
+            kept[cheapest_owed(problem.quotas, problem.eligible, problem.tokens)] = True
         return kept
 
     def _walk(self, state: InformationState, penalty: Penalty) -> GreedyResult:

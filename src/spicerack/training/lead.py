@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import Field
 
 from spicerack.data.labels import IGNORED, Encoded
+from spicerack.data.responses import alone, start_token
 from spicerack.store.files import write_atomically
 from spicerack.training.bandit import Exp3
 from spicerack.training.loop import Found, Loop
@@ -69,16 +70,17 @@ def lead(loop: Loop, proxy: Proxy, options: LeadOptions, *, folder: Path) -> Fou
     """
     start = _first_pass(loop, proxy, folder, options)
     finite = np.isfinite(start["norms"]) & np.isfinite(start["losses"])
-    not_finite = tuple(int(i) for i in np.flatnonzero(loop.eligible & ~finite))
     room = loop.room()
     room.keep(finite)
     cluster, names = clusters(start["difficulty"], np.asarray(loop.pool.sources), loop.eligible & finite, options)
     rounds = _Rounds(loop, proxy, options, start, cluster, len(names))
     while not room.full:
         rounds.play(room)
-    scores = np.where(loop.eligible & finite, rounds.uncertainty, np.nan)
+    finite[rounds.not_finite] = False
+    not_finite = tuple(int(i) for i in np.flatnonzero(loop.eligible & ~finite))
+    scores = np.where(finite & loop.eligible, rounds.uncertainty, np.nan)
     indices = np.array(room.taken, dtype=np.int64)
-    trace = np.concatenate(rounds.traces)
+    trace = np.concatenate([np.zeros(0, dtype=TRACE_DTYPE), *rounds.traces])
     scores[indices] = trace["score"]
     findings = {"clusters": list(names), "proxy_steps": proxy.steps, "rate": rounds.rate.value}
     return Found(indices, scores, trace, not_finite, findings)
@@ -120,40 +122,50 @@ class _Rounds:
         self.uncertainty = np.where(np.isfinite(self.first), self.first, 0.0)
         self.rate, self.bandit = Rate(proxy.learning_rate), Exp3(count, options.exploration, options.seed)
         self.traces: list[np.ndarray] = []
+        self.not_finite: list[int] = []
         self._largest = 0.0
 
     def play(self, room: Any) -> None:
         """One round: a cluster, its most uncertain samples, a step, what it did to everyone."""
         is_open = np.bincount(self.cluster[room.open], minlength=self.count) > 0
         arm, probability = self.bandit.draw(is_open)
-        picks = self._take(room, np.flatnonzero(room.open & (self.cluster == arm)))
-        samples = [self.loop.sample(int(i)) for i in picks]
-        measured = self.proxy.measure(samples)
-        self.rate.see(self.products[picks], self.first[picks] - measured.losses)
-        before = self._smoothed(self.uncertainty[picks], measured.losses)
-        self.proxy.step(samples)
-        mean = measured.rows.mean(axis=0)
-        after = self._smoothed(before, measured.losses - self.rate.value * (measured.rows @ mean))
+        picks, rows, losses = self._take(room, np.flatnonzero(room.open & (self.cluster == arm)))
+        if not len(picks):
+            return
+        self.rate.see(self.products[picks], self.first[picks] - losses)
+        before = self._smoothed(self.uncertainty[picks], losses)
+        self.proxy.step([self.loop.sample(int(i)) for i in picks])
+        mean = rows.mean(axis=0)
+        after = self._smoothed(before, losses - self.rate.value * (rows @ mean))
         fall = max(0.0, float((before - after).mean()))
         self._largest = max(self._largest, fall)
         reward = fall / self._largest if self._largest > 0.0 else 0.0
         self.bandit.reward(arm, reward, probability, is_open)
         table = np.zeros(len(picks), dtype=TRACE_DTYPE)
-        table["score"], table["loss"] = self.uncertainty[picks], measured.losses
+        table["score"], table["loss"] = self.uncertainty[picks], losses
         table["reward"], table["probability"] = reward, probability
         table["round"], table["cluster"] = len(self.traces), arm
         self.traces.append(table)
         self._carry_on(mean)
 
-    def _take(self, room: Any, members: np.ndarray) -> np.ndarray:
-        """The most uncertain of a cluster, ties to the first row, as far as the budget goes."""
-        order = members[np.argsort(-self.uncertainty[members], kind="stable")]
-        taken: list[int] = []
-        for i in order.tolist():
-            if room.open[i] and len(taken) < self.options.round_picks:
+    def _take(self, room: Any, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The most uncertain of a cluster, ties to the first row, as far as the budget goes, with gradients and losses.
+
+        A row without a finite loss and gradient under the weights of now is closed, not taken.
+        """
+        asked = members[np.argsort(-self.uncertainty[members], kind="stable")][: self.options.round_picks]
+        measured = self.proxy.measure([self.loop.sample(int(i)) for i in asked])
+        finite = np.isfinite(measured.rows).all(axis=1) & np.isfinite(measured.losses)
+        lost = np.zeros(len(room.open), dtype=bool)
+        lost[asked[~finite]] = True
+        room.keep(~lost)
+        self.not_finite += asked[~finite].tolist()
+        places = []
+        for place, i in enumerate(asked.tolist()):
+            if room.open[i]:
                 room.take(i)
-                taken.append(i)
-        return np.array(taken, dtype=np.int64)
+                places.append(place)
+        return asked[places], measured.rows[places], measured.losses[places]
 
     def _carry_on(self, mean: np.ndarray) -> None:
         """Everyone's loss to first order, and the uncertainty from it."""
@@ -207,8 +219,7 @@ def _first_pass(loop: Loop, proxy: Proxy, folder: Path, options: LeadOptions) ->
         usable = np.isfinite(norms)
         start["rows"][part[usable]] = measured.rows[usable] / np.maximum(norms[usable], 1e-30)[:, None]
         start["norms"][part], start["losses"][part] = np.where(usable, norms, np.nan), measured.losses
-        alone = _losses_alone(proxy, samples) if options.difficulty == "ifd" else np.ones(len(samples))
-        start["difficulty"][part] = measured.losses / alone
+        start["difficulty"][part] = _difficulty(loop, proxy, samples, measured.losses, options.difficulty)
         done += int(loop.tokens[part].sum())
         if loop.progress is not None:
             loop.progress("first pass", at + len(part), done, int(loop.tokens[rows].sum()))
@@ -216,19 +227,32 @@ def _first_pass(loop: Loop, proxy: Proxy, folder: Path, options: LeadOptions) ->
     return start
 
 
-def _losses_alone(proxy: Proxy, samples: list[Encoded]) -> np.ndarray:
-    """Mean loss of each response without what stands before it; 1 where it is a single token: nothing foretells it."""
+def _difficulty(loop: Loop, proxy: Proxy, samples: list[Encoded], losses: np.ndarray, what: str) -> np.ndarray:
+    """Loss of each response, or how much of its loss alone the instruction leaves: 1 where none stands before it."""
+    if what == "loss":
+        return losses
+    start, _ = start_token(loop.loaded.tokenizer, loop.loaded.model.config)
+    lone = [alone(sample, start) for sample in samples]
+    some = [i for i, sample in enumerate(lone) if sample is not None]
+    if start is None:  # nothing foretells the first token of a response alone: it counts in neither loss
+        losses = losses.copy()
+        losses[some] = _mean_losses(proxy, [_without_first(samples[i]) for i in some])
+    ratio = np.ones(len(samples))
+    ratio[some] = losses[some] / np.maximum(_mean_losses(proxy, [sample for sample in lone if sample]), 1e-6)
+    return ratio
+
+
+def _without_first(sample: Encoded) -> Encoded:
+    labels = sample.labels.copy()
+    labels[np.flatnonzero(labels[1:] != IGNORED)[0] + 1] = IGNORED
+    return replace(sample, labels=labels)
+
+
+def _mean_losses(proxy: Proxy, samples: list[Encoded]) -> np.ndarray:
     from spicerack.models.loading import LoadedModel
 
-    starts = [int(np.flatnonzero(sample.labels != IGNORED)[0]) for sample in samples]
-    alone = [
-        replace(sample, input_ids=sample.input_ids[at:], labels=sample.labels[at:])
-        for sample, at in zip(samples, starts, strict=True)
-    ]
-    counts = np.array([sample.trained_tokens for sample in alone])
-    losses, some = np.ones(len(samples)), np.flatnonzero(counts)
-    if len(some):
-        loaded = LoadedModel(proxy.model, None, "proxy", proxy.device)
-        sums = loss_sums(loaded, [alone[i] for i in some], tokens_per_batch=proxy.tokens_per_batch)
-        losses[some] = np.maximum(sums / counts[some], 1e-6)
-    return losses
+    if not samples:
+        return np.zeros(0)
+    loaded = LoadedModel(proxy.model, None, "proxy", proxy.device)
+    sums = loss_sums(loaded, samples, tokens_per_batch=proxy.tokens_per_batch)
+    return np.asarray(sums / np.array([sample.trained_tokens for sample in samples]))

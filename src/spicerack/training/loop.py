@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,13 +41,14 @@ WITHOUT_TRAINED_TOKENS = "no trained tokens"
 
 @dataclass(frozen=True)
 class Found:
-    """What a method in the loop gives: as `selectors.Picks`, and rows whose gradient was not finite."""
+    """What a method in the loop gives: as `selectors.Picks`, rows whose gradient was not finite, what it chose."""
 
     indices: np.ndarray
     scores: np.ndarray
     trace: np.ndarray
     not_finite: tuple[int, ...]
     findings: Mapping[str, Any]
+    choices: Sequence[Choice] = ()
 
 
 class Loop:
@@ -123,7 +124,12 @@ class Loop:
         assert isinstance(self.options, OnlineOptions)
         done = walk(self.sample, proxy, self.options, self.room(), folder=folder, done=self._say)
         findings = {"proxy_steps": len(done.losses), "proxy_losses": list(done.losses)}
-        return Found(done.indices, done.scores, done.trace, done.not_finite, findings)
+        choices = []
+        if done.short:
+            asked = ", ".join(f"{value} {unit}" for unit, value in self.budget.to_dict().items())
+            reason = f"the walk ended before the budget ({asked}): more pool_picks of each candidate pool reach it"
+            choices = [Choice("picks", len(done.indices), reason)]
+        return Found(done.indices, done.scores, done.trace, done.not_finite, findings, choices)
 
     def _say(self, done: int, of: int) -> None:
         if self.progress is not None:
@@ -165,6 +171,7 @@ class Loop:
         excluded = [(int(i), WITHOUT_TRAINED_TOKENS) for i in np.flatnonzero(~self.eligible)]
         excluded = sorted([*excluded, *((i, "non-finite gradient") for i in found.not_finite)])
         choices = [Choice("format", self.pool.format, self.pool.detection_reason), *self.loaded.choices]
+        choices += found.choices
         if self.options.learning_rate is None:
             reason = "the usual rate for adapters" if self.options.use_peft else "the usual rate for all weights"
             choices.append(Choice("learning_rate", learning_rate, reason))
@@ -217,7 +224,7 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
     parse_budget(chosen.budget)
     if chosen.target is not None:
         raise ConfigurationError(f"{chosen.method} with a proxy in the loop reads no target; leave it out")
-    for name in ("quotas", "groups", "include", "exclude", "trim"):
+    for name in ("quotas", "groups", "include", "exclude", "trim", "trim_groups", "subtask_column"):
         if getattr(chosen, name, None):
             raise ConfigurationError(f"{name} is no option of {chosen.method} with a proxy in the loop; leave it out")
     model = LeadOptions if chosen.method == "lead" else OnlineOptions

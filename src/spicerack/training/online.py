@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -75,6 +75,7 @@ class Walk:
             NaN where the walk did not come.
         not_finite: rows whose gradient was not, which cannot be picked.
         losses: the proxy's loss at each of its steps.
+        short: whether the candidate pools ended before the budget did.
     """
 
     indices: np.ndarray
@@ -82,6 +83,7 @@ class Walk:
     scores: np.ndarray
     not_finite: tuple[int, ...]
     losses: tuple[float, ...]
+    short: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def walk(
         done: called with the number of candidate pools done, and of all.
 
     Raises:
-        ConfigurationError: the candidate pools give less than the budget asks for.
+        ConfigurationError: the candidate pools give fewer rows than the budget asks for.
     """
     pools = candidate_pools(room.open, options)
     check_reach(room, pools, options)
@@ -164,7 +166,7 @@ def walk(
         state.absorb(number, entry)
         if done is not None:
             done(number + 1, len(pools))
-    return state.result()
+    return replace(state.result(), short=not room.full and options.stop_ratio is None)
 
 
 def _visit(members: np.ndarray, samples: Samples, proxy: Proxy, options: OnlineOptions, room: Room) -> dict[str, Any]:
@@ -246,7 +248,7 @@ class Journal:
 
 
 def check_reach(room: Room, pools: Sequence[np.ndarray], options: OnlineOptions) -> None:
-    """Find out before the walk whether its picks can fill a budget in rows.
+    """Find out before the walk whether its picks can fill a budget in rows; with one in tokens nobody knows yet.
 
     Raises:
         ConfigurationError: they cannot; says which `pool_picks` would.

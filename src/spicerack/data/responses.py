@@ -6,23 +6,20 @@ is no such token, nothing predicts the first of them, so it is left out of both 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from spicerack.config import Choice
 from spicerack.data.labels import IGNORED, Encoded
 
-if TYPE_CHECKING:
-    from spicerack.models.loading import LoadedModel
 
-
-def start_token(loaded: LoadedModel) -> tuple[int | None, Choice]:
+def start_token(tokenizer: Any, model_config: Any) -> tuple[int | None, Choice]:
     """The id of the token that text begins with: the tokenizer's, else the model configuration's."""
-    token = getattr(loaded.tokenizer, "bos_token_id", None)
+    token = getattr(tokenizer, "bos_token_id", None)
     if token is not None:
-        return int(token), Choice("alone_start", loaded.tokenizer.bos_token, "the tokenizer's beginning token")  # type: ignore[union-attr]
-    token = getattr(loaded.model.config, "bos_token_id", None)
+        return int(token), Choice("alone_start", tokenizer.bos_token, "the tokenizer's beginning token")
+    token = getattr(model_config, "bos_token_id", None)
     if isinstance(token, int):
         return token, Choice("alone_start", f"token {token}", "the beginning token of the model's configuration")
     reason = "the model has no beginning token; a response's first token is left out of both losses of ifd"
