@@ -24,6 +24,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 40
+"""Names that a message lists."""
+
 
 class SpicerackError(Exception):
     """Base of every error raised on purpose; `exit_code` is what the command line returns."""
@@ -44,7 +47,8 @@ class UnknownNameError(ConfigurationError):
         """Name what was asked for (`kind`, `name`) and suggest the nearest of `known`."""
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(names)}"
+        shown = ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names):,} in all)" if len(names) > MOST_NAMES else "")
+        hint = f"did you mean {near[0]!r}?" if near else f"there is: {shown}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -25,7 +25,9 @@ def check_selection(config: RunConfig) -> list[Target]:
     chosen = config.selection
     parse_budget(chosen.budget)
     selector = get_selector(chosen.method)
-    read_options(selector, chosen.method_options)
+    options = read_options(selector, chosen.method_options)
+    if check := getattr(selector, "check_target", None):
+        check(options, chosen.target is not None)
     require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
     return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spicerack.information.analysis import Analysis, Decomposition
     from spicerack.information.matrix import BoolArray, IntArray
     from spicerack.information.overlap import Overlap
+    from spicerack.store.reader import GradientStore
 
 ROW_FORMS = ("plain", "unit")
 
@@ -67,11 +68,12 @@ def analyze(
     else:
         indices = _read_indices(selection, opened.n)
     source = Rows(opened)
-    matrix, eligible = source.row_matrix(form, np.float32), source.included & _allowed(selection, opened.n)
+    matrix, eligible = source.row_matrix(form, np.float32), source.included & _allowed(selection, opened)
     value = median_alpha(matrix, eligible)[0] if weight == "auto" else float(weight)
     decompositions = maths.decompose(matrix, value, indices, _sizes(sizes, indices.size))
     result = maths.analyze(matrix, value, indices, eligible, decompositions)
     second = _read_indices(other, opened.n) if other is not None else None
+    _allowed(other, opened)
     compared = overlap(indices, second, opened.column("source").tolist()) if second is not None else None
     about = {"store": str(store), "fingerprint": opened.fingerprint(), "rows": form}
     _write(output, {**about, "selection": str(selection) if selection else None}, result, compared)
@@ -149,8 +151,12 @@ def _options_of(selection: Path | None) -> dict[str, Any]:
         raise DataError(f"{manifest} is not the manifest of a selection ({error!r}); select again") from error
 
 
-def _allowed(selection: Path | None, n: int) -> BoolArray:
-    """Rows that the selection might have picked, (n,): all where it does not say, as with an indices.npy alone."""
+def _allowed(selection: Path | None, store: GradientStore) -> BoolArray:
+    """Rows that the selection might have picked, (n,): all where it does not say, as with an indices.npy alone.
+
+    Raises:
+        DataError: it is a selection of another pool.
+    """
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -158,11 +164,14 @@ def _allowed(selection: Path | None, n: int) -> BoolArray:
 
     scores = selection / "scores.parquet" if selection is not None else None
     if scores is None or not scores.is_file():
-        return np.ones(n, dtype=bool)
-    reasons = pq.read_table(scores, columns=["excluded"]).column("excluded")
-    if len(reasons) != n:
-        raise DataError(f"{scores} has {len(reasons)} rows, the store {n}; it is a selection of another pool")
-    return np.asarray(reasons.is_null())
+        return np.ones(store.n, dtype=bool)
+    table = pq.read_table(scores)
+    ids = table.column("id").to_pylist() if "id" in table.column_names else store.column("id").tolist()
+    if table.num_rows != store.n or ids != store.column("id").tolist():
+        raise DataError(
+            f"{scores} is of another pool than {store.path}: {table.num_rows} rows, {store.n} there, or other ids"
+        )
+    return np.asarray(table.column("excluded").is_null())
 
 
 def _row_form(text: Any) -> Any:

@@ -65,7 +65,10 @@ def write_selection(
         written[name] = output_dir / name
         files.write_atomically(written[name], write)
 
-    if pool is not None:
+    if pool is None:  # an earlier selection's rows would not be this one's
+        for name in ("selected.jsonl", "selected.parquet"):
+            (output_dir / name).unlink(missing_ok=True)
+    else:
         own = _own_columns(pool, selection)
         dropped = [column for column in pool.source.columns if column.startswith(PREFIX)]
         if dropped:

@@ -23,6 +23,7 @@ from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.gradients.description import common_settings
 from spicerack.gradients.survey import Progress, Survey, survey
+from spicerack.models.limits import check_fits
 from spicerack.store.filling import Results, fill_shards, settled_tokens_per_batch
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class FeaturePass:
         self.runner = Runner(loaded, labeler, config)  # what it refuses must not cost a survey
         self.layout: Layout = self.runner.layout
         self.survey = surveyed or survey(pool, labeler, progress)
+        check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
         self.choices = [Choice("format", pool.format, pool.detection_reason), *loaded.choices, *self.runner.choices]
 
     def settings(self, tokens_per_batch: int) -> dict[str, Any]:

@@ -73,16 +73,19 @@ class GradientPass:
             progress: called as the work goes on.
 
         Raises:
+            DataError: a sample that the model cannot read.
             ModelError: no tracked parameter, others than in `plan`, or an optimizer's state that does not fit.
             ConfigurationError: `adam_rows` without an optimizer's state, or `packing` with a model that it leaks in.
         """
         from spicerack.gradients.leaks import choose_packing, why_masked
+        from spicerack.models.limits import check_fits
         from spicerack.models.parameters import tracked_parameters
 
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.cost: Cost | None = None  # of `run`, if it had anything to do
         self.survey = plan.survey if plan else survey(pool, labeler, progress)
+        check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
         attention = choose_attention(loaded, int(self.survey.tokens.max()))
         self.packing, packing = choose_packing(loaded, config.packing)
         self.masked = self.packing or why_masked(loaded.model) is not None

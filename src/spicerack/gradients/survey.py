@@ -27,6 +27,7 @@ class Survey:
     trained_tokens: np.ndarray
     cut_tokens: np.ndarray
     missing_end_of_turn: np.ndarray
+    largest_id: np.ndarray
 
     def tokens_of(self, shards: Iterable[Shard]) -> int:
         """Tokens of the rows of some shards."""
@@ -68,10 +69,12 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
         FormatError: a row that its format cannot read, named.
         DataError: not one row has a trained token.
     """
-    counts = np.zeros((len(pool), 4), dtype=np.int64)
+    counts = np.zeros((len(pool), 5), dtype=np.int64)
     for i in range(len(pool)):
         encoded = labeler.encode(pool.sample(i), where=pool.where(i))
-        counts[i] = len(encoded.input_ids), encoded.trained_tokens, encoded.cut_tokens, encoded.missing_end_of_turn
+        ids = encoded.input_ids
+        counts[i, :3] = len(ids), encoded.trained_tokens, encoded.cut_tokens
+        counts[i, 3:] = encoded.missing_end_of_turn, ids.max(initial=-1)
         if progress and (i % 256 == 255 or i + 1 == len(pool)):
             progress("survey", i + 1, 0, 0)
     if not counts[:, 1].any():
@@ -79,4 +82,4 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
             f"no row of {pool.source.name} has a trained token (format {pool.format}); "
             "expected assistant turns or completions"
         )
-    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool))
+    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool), counts[:, 4])

@@ -181,7 +181,9 @@ class Selection:
 class Selector(Protocol):
     """A selection method. Its module is loaded when its name is asked for.
 
-    A method whose options change what it reads may also have `needs_with(options) -> Needs`; see `needs_of`.
+    A method whose options change what it reads may also have `needs_with(options) -> Needs`; see `needs_of`. One that
+    reads a target with some of its options only may have `check_target(options, given)`, which refuses one before any
+    work.
     """
 
     name: str

@@ -95,7 +95,7 @@ def check_foreseen(
         GradientError: `exclude` leaves no row.
     """
     eligible, forced = read_fixed(rows, include, exclude)
-    check_groups(quotas, groups)
+    check_groups(quotas, groups, trim, trim_groups)
     if trim and trim_groups is not None:
         rows.tells(trim_groups)
     tokens = read_tokens(rows, None, eligible, budget)

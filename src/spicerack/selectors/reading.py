@@ -73,7 +73,7 @@ def read_problem(
     left = eligible.copy()
     left[[i for i, _ in excluded]] = True
     excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
-    check_groups(quotas, groups)
+    check_groups(quotas, groups, trim, trim_groups)
     numbers = read_columns(rows, columns)
     worst, choices = read_trim(rows, numbers.get("loss_mean"), eligible, trim, trim_groups)
     worst = np.setdiff1d(worst, forced)
@@ -145,10 +145,12 @@ def read_fixed(
     return eligible, forced
 
 
-def check_groups(quotas: Any, groups: Any) -> None:
+def check_groups(quotas: Any, groups: Any, trim: float, trim_groups: Any) -> None:
     """Refuse groups that nothing is done with."""
     if quotas is None and groups is not None:
         raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
+    if not trim and trim_groups is not None:
+        raise ConfigurationError("trim_groups say which rows a trim compares, and there is none; give trim=0.1")
 
 
 def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:

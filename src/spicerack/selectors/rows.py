@@ -217,9 +217,13 @@ class Rows:
         """A column of the store's table or its features, (n,) float64.
 
         Raises:
-            ConfigurationError: there is none of this name.
+            ConfigurationError: there is none of this name, or it holds no numbers.
         """
-        return np.asarray(self._source.column(name), dtype=np.float64)
+        values = self._source.column(name)
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ConfigurationError(f"column {name!r} holds {values.ravel()[0]!r}, expected numbers") from None
 
     def label(self, name: str) -> npt.NDArray[Any]:
         """A column of the store's table as it is, (n,), text included.

@@ -118,12 +118,18 @@ class Spice:
         cost = "one gradient pass and one forward pass"
         return replace(self.needs, arrays=(*self.needs.arrays, WEIGHTED), cost=cost)
 
-    def select(self, problem: Problem, options: SpiceOptions) -> Picks:
-        """Pick by the chosen objective, schedule and search."""
-        if problem.target is not None and options.objective == "volume":
+    def check_target(self, options: SpiceOptions, given: bool) -> None:
+        """Refuse a target that these options have no use for."""
+        if given and options.objective == "volume":
             raise ConfigurationError(
                 "objective='volume' reads no target: use objective='transductive', or leave the target out"
             )
+        if given and options.balance:
+            raise ConfigurationError("balance weighs the pool as its own target; leave it out where a target is given")
+
+    def select(self, problem: Problem, options: SpiceOptions) -> Picks:
+        """Pick by the chosen objective, schedule and search."""
+        self.check_target(options, problem.target is not None)
         if options.stop_ratio is not None and problem.quotas is not None and problem.quotas.least.any():
             raise ConfigurationError(
                 f"stop_ratio={options.stop_ratio:g} may stop before the least rows of the quotas are picked; leave it "
@@ -270,8 +276,6 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
         problem.choose("target", "pool", "objective='transductive' without a target: the pool's own rows stand for it")
         weights = _balanced(problem, options.balance)
         return second_moment(matrix, weights) / float(weights.sum())
-    if options.balance:
-        raise ConfigurationError("balance weighs the pool as its own target; leave it out where a target is given")
     usable = problem.target.included
     return second_moment(problem.target.row_matrix(options.rows, np.float32), usable) / np.count_nonzero(usable)
 

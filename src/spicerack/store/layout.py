@@ -94,6 +94,10 @@ def shard_files(manifest: dict[str, Any], shard: Shard) -> list[str]:
     return [*(shard.file(array) for array in manifest["arrays"]), shard.rows_file]
 
 
+NEEDED = ("settings", "shards", "shard_plan", "n", "arrays", "columns", "complete", "rows_sha256")
+"""What the manifest of a store names, whatever its state."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a store's folder, or None where there is none.
 
@@ -108,9 +112,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
         if version == FORMAT_VERSION:
-            needed = (
-                ("checkpoints",) if "checkpoints" in manifest else ("settings", "shards", "shard_plan", "n", "arrays")
-            )
+            needed = ("checkpoints",) if "checkpoints" in manifest else NEEDED
             _ = [manifest[key] for key in needed]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorruptError(

@@ -226,15 +226,27 @@ def _short(value: Any, width: int = 80) -> str:
 
 def _acquire(folder: Path) -> FileLock:
     _make_folder(folder)
-    lock = FileLock(folder / LOCK)
+    return acquire(folder / LOCK, f"the store {folder}")
+
+
+def acquire(path: Path, what: str) -> FileLock:
+    """A lock that one process can have.
+
+    Args:
+        path: the lock's file.
+        what: is written by who has it, for the message.
+
+    Raises:
+        StoreLockedError: another process has it.
+        OutputError: the file cannot be made.
+    """
+    lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise StoreLockedError(
-            f"another process is writing the store {folder}; wait for it, or choose another folder"
-        ) from error
+        raise StoreLockedError(f"another process is writing {what}; wait for it, or choose another folder") from error
     except OSError as error:
-        raise files.output_error(folder / LOCK, error) from error
+        raise files.output_error(path, error) from error
     return lock
 
 

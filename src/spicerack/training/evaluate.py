@@ -118,11 +118,13 @@ def evaluate(
 
     Raises:
         ModelError: the loss of a sample is not finite.
+        DataError: a sample that the model cannot read.
         ConfigurationError: exact match without a tokenizer, or an unknown harness task.
         MissingDependencyError: harness tasks without lm-eval.
     """
     if options.harness_tasks:
         require_harness()  # before the work, not after it
+    data.check_fits(loaded.model)
     was_training = loaded.model.training
     loaded.model.eval()
     try:

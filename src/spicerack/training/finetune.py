@@ -146,6 +146,7 @@ def train(
 
     if hasattr(loaded.model, "peft_config"):
         raise ModelError("the model has adapters already; merge them into it, or name the model without them")
+    data.check_fits(loaded.model)
     started = time.monotonic()
     with quiet_libraries(), own_forward(loaded.model):
         model = add_adapters(loaded.model, options)

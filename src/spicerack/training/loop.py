@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from spicerack.selectors.budget import ResolvedBudget
 
 SETTINGS_FILE = "loop.json"
+LOCK_FILE = "loop.lock"
 WITHOUT_TRAINED_TOKENS = "no trained tokens"
 
 
@@ -77,10 +78,12 @@ class Loop:
             BudgetError: a budget that cannot be met.
         """
         from spicerack.gradients.survey import survey
+        from spicerack.models.limits import check_fits
 
         self.pool, self.labeler, self.loaded, self.config, self.progress = pool, labeler, loaded, config, progress
         self.options = read_loop_options(config)
         self.survey: Survey = survey(pool, labeler, progress)
+        check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
         self.eligible = self.survey.trained_tokens > 0
         self.tokens = self.survey.tokens.astype(np.int64)
         self.budget: ResolvedBudget = resolve(config.selection.budget, self.eligible, self.tokens)
@@ -101,16 +104,19 @@ class Loop:
 
         Raises:
             ConfigurationError: the folder holds a selection with other settings.
+            StoreLockedError: another process walks there.
         """
+        from spicerack.store.writer import acquire
         from spicerack.training.proxy import Proxy
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._begin(folder)
-        proxy = Proxy(self.loaded, self.options, self.config.gradients)
-        try:
-            found = self._walk(proxy, folder)
-        finally:
-            proxy.release()
+        with acquire(folder / LOCK_FILE, f"the walk {folder}"):
+            self._begin(folder)
+            proxy = Proxy(self.loaded, self.options, self.config.gradients)
+            try:
+                found = self._walk(proxy, folder)
+            finally:
+                proxy.release()
         return self._selection(found, proxy.learning_rate)
 
     def _walk(self, proxy: Any, folder: Path) -> Found:
@@ -227,5 +233,8 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
     for name in ("quotas", "groups", "include", "exclude", "trim", "trim_groups", "subtask_column"):
         if getattr(chosen, name, None):
             raise ConfigurationError(f"{name} is no option of {chosen.method} with a proxy in the loop; leave it out")
+    for name in ("checkpoints", "optimizer_state"):
+        if getattr(config.gradients, name) is not None:
+            raise ConfigurationError(f"{chosen.method} with a proxy in the loop reads no {name}; leave it out")
     model = LeadOptions if chosen.method == "lead" else OnlineOptions
     return make_options(model, {**chosen.method_options, "seed": chosen.seed})

@@ -48,6 +48,18 @@ class LabeledRows:
         """Tokens with a loss in one pass over the samples."""
         return sum(sample.trained_tokens for sample in self.samples)
 
+    def check_fits(self, model: Any) -> None:
+        """Find out whether a model can read all samples.
+
+        Raises:
+            DataError: it cannot; names the first.
+        """
+        from spicerack.models.limits import check_fits
+
+        tokens = np.array([len(sample.input_ids) for sample in self.samples])
+        largest = np.array([sample.input_ids.max(initial=-1) for sample in self.samples])
+        check_fits(model, tokens, largest, lambda i: f"sample {self.ids[i]}")
+
     def summary(self) -> dict[str, Any]:
         """What a manifest says of them."""
         return {
