@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -69,6 +71,9 @@ def test_without_a_selection_spice_picks(work, tmp_path):
         (["--alpha", "-1"], 2, "expected a number above 0, or auto"),
         (["--budget", "0"], 2, "budget"),
         (["--budget", "5", "--output", "{bad}/none/a.json"], 4, "cannot write"),
+        (["--budget", "5", "--output", "{bad}/text.npy/a.json"], 4, "cannot write"),
+        (["--selection", "{bad}/other"], 3, "is of another pool than"),
+        (["--other", "{bad}/other", "--budget", "5"], 3, "is of another pool than"),
     ],
 )
 def test_bad_input_is_one_line_with_its_exit_code(work, tmp_path, arguments, code, message):
@@ -76,6 +81,10 @@ def test_bad_input_is_one_line_with_its_exit_code(work, tmp_path, arguments, cod
     np.save(tmp_path / "twice.npy", np.array([3, 3]))
     np.save(tmp_path / "floats.npy", np.array([0.5]))
     (tmp_path / "text.npy").write_text("rows")
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other/indices.npy", np.arange(5))
+    ids = [f"u{i}" for i in range(40)]
+    pq.write_table(pa.table({"id": ids, "excluded": pa.nulls(40, pa.string())}), tmp_path / "other/scores.parquet")
     words = [word.format(work=work, bad=tmp_path) for word in arguments]
     if "--output" not in words:
         words += ["--output", str(tmp_path / "a.json")]
@@ -96,3 +105,29 @@ def test_another_methods_alpha_is_not_the_weight_of_a_row(work, tmp_path):
     without, whole = (json.loads((tmp_path / f"{name}.json").read_text())["analysis"] for name in "xr")
     assert without["alpha"] == pytest.approx(whole["alpha"], rel=0.2)
     assert without["rows"] == whole["rows"] - 2
+
+
+def test_a_selection_without_a_pool_leaves_no_rows_of_an_earlier_one(work, tiny_pool, tmp_path):
+    out = ["--output", tmp_path / "s"]
+    spicerack("select", work / "g", "--budget", 3, "--pool", tiny_pool, *out)
+    assert (tmp_path / "s/selected.jsonl").is_file()
+    spicerack("select", work / "g", "--budget", 4, "--method", "length", *out)
+    assert not (tmp_path / "s/selected.jsonl").exists()
+    assert not (tmp_path / "s/selected.parquet").exists()
+
+
+def test_a_pool_that_was_changed_since_is_refused(work, tiny_pool, tmp_path):
+    changed = tmp_path / "pool.jsonl"
+    changed.write_text(tiny_pool.read_text().replace("is 7", "is not 7"))
+    done = spicerack("select", work / "g", "--budget", 3, "--pool", changed, "--output", tmp_path / "s", check=3)
+    assert "other content" in done.stderr
+
+
+def test_a_text_column_is_no_quality(work, tmp_path):
+    words = ["--method", "dpp", "--quality", "source", "--budget", 3, "--output", tmp_path / "s"]
+    assert "expected numbers" in spicerack("select", work / "g", *words, check=2).stderr
+
+
+def test_trim_groups_without_a_trim_are_refused(work, tmp_path):
+    words = ["--trim-groups", "source", "--budget", 3, "--output", tmp_path / "s"]
+    assert "give trim=" in spicerack("select", work / "g", *words, check=2).stderr

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 import spicerack
 from spicerack.config import GradientConfig
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, StoreLockedError
 from spicerack.information import Room
 from spicerack.models.loading import LoadedModel
 from spicerack.testing import random_samples, tiny_model
@@ -256,3 +256,39 @@ def test_what_the_loop_does_not_read_is_refused(tiny_folder, tiny_pool, tmp_path
     }
     with pytest.raises(ConfigurationError, match=name):
         spicerack.run({**given, "output_dir": str(tmp_path)})
+
+
+def test_two_walks_in_one_folder_are_refused(tiny_folder, tiny_pool, tmp_path):
+    from spicerack.store.writer import acquire
+
+    selection = {"method": "spice", "schedule": "online", "budget": 4, "lora_r": 2}
+    given = {
+        "data": {"pool": str(tiny_pool)},
+        "model": {"model_name_or_path": str(tiny_folder)},
+        "selection": selection,
+    }
+    (tmp_path / "loop").mkdir()
+    with (
+        acquire(tmp_path / "loop/loop.lock", "it"),
+        pytest.raises(StoreLockedError, match="another process is writing"),
+    ):
+        spicerack.run({**given, "output_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "optimizer_state"])
+def test_options_of_the_pass_that_the_loop_does_not_read_are_refused(tiny_folder, tiny_pool, tmp_path, name):
+    given = {"data": {"pool": str(tiny_pool)}, "model": {"model_name_or_path": str(tiny_folder)}}
+    selection = {"method": "lead", "budget": 4}
+    with pytest.raises(ConfigurationError, match=f"reads no {name}"):
+        spicerack.run({**given, "selection": selection, "gradients": {name: "x"}, "output_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({}, "reads no target"), ({"balance": 0.5, "objective": "transductive"}, "balance")]
+)
+def test_a_target_that_spice_has_no_use_for_costs_no_pass(tiny_folder, tiny_pool, tmp_path, options, message):
+    given = {"data": {"pool": str(tiny_pool)}, "model": {"model_name_or_path": str(tiny_folder)}}
+    selection = {"method": "spice", "budget": 4, "target": str(tiny_pool), **options}
+    with pytest.raises(ConfigurationError, match=message):
+        spicerack.run({**given, "selection": selection, "output_dir": str(tmp_path / "o")})
+    assert not (tmp_path / "o/gradients").exists()

@@ -1,0 +1,48 @@
+"""Samples that a model cannot read are named before any work."""
+
+import json
+
+import numpy as np
+import pytest
+
+import spicerack
+from spicerack.errors import DataError
+from spicerack.models.limits import check_fits, learned_positions
+from spicerack.testing import tiny_model, tiny_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("architecture", "learned"), [("gpt2", True), ("opt", True), ("llama", False), ("gemma", False)]
+)
+def test_learned_positions_end_and_computed_ones_do_not(architecture, learned):
+    model = tiny_model(architecture)
+    positions = learned_positions(model)
+    assert (positions is not None) == learned
+    long = np.array([3, model.config.max_position_embeddings, model.config.max_position_embeddings + 1])
+    if not learned:
+        check_fits(model, long, np.zeros(3, dtype=int), str)
+        return
+    assert positions == model.config.max_position_embeddings
+    check_fits(model, long[:2], np.zeros(2, dtype=int), str)
+    with pytest.raises(DataError, match=f"^2: {long[2]} tokens, and the model has learned {positions} positions"):
+        check_fits(model, long, np.zeros(3, dtype=int), str)
+
+
+def test_a_long_row_is_refused_by_its_line(tmp_path):
+    model = tiny_model("gpt2", vocab_size=300)
+    model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    rows = [{"instruction": "say", "output": "x" * length} for length in (5, 4 * model.config.max_position_embeddings)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": {"pool": str(tmp_path / "pool.jsonl")}, "model": {"model_name_or_path": str(tmp_path / "m")}}
+    with pytest.raises(DataError, match=r"pool\.jsonl:2: .* give --max-length"):
+        spicerack.run({**given, "selection": {"budget": 1}, "output_dir": str(tmp_path / "out")})
+
+
+@pytest.mark.parametrize("method", ["spice", "loss"])
+def test_a_token_outside_the_vocabulary_is_refused_by_its_line(tiny_folder, tmp_path, method):
+    rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 300, 3], "labels": [-100, 300, 3]}]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": {"pool": str(tmp_path / "pool.jsonl")}, "model": {"model_name_or_path": str(tiny_folder)}}
+    with pytest.raises(DataError, match=r"pool\.jsonl:2: input_ids has 300, and the model's vocabulary ends at 299"):
+        spicerack.run({**given, "selection": {"method": method, "budget": 1}, "output_dir": str(tmp_path / "out")})
