@@ -87,6 +87,7 @@ def test_methods_prints_the_options_of_one():
     for part in ("reads", "one gradient pass", "--rows-from", "gradients | embeddings", "(default: unit)"):
         assert part in done.stdout
     assert "it has no options" in spicerack("methods", "random").stdout
+    assert "--difficulty-clusters" in spicerack("methods", "lead").stdout
     assert "did you mean 'k_center'" in spicerack("methods", "kcenter", check=2).stderr
 
 

@@ -173,3 +173,10 @@ def test_quotas_may_be_whole_numbers_of_numpy_and_nothing_else_escapes():
     for wrong in (4.0, None, True, [1, 2, 3]):
         with pytest.raises(BudgetError, match=r"expected LEAST\.\.MOST"):
             select(G, "random", 5, groups=groups, quotas={"a": wrong})
+
+
+@pytest.mark.parametrize("groups", ["clusters:0", "clusters:many"])
+def test_clusters_are_a_whole_number(groups):
+    G = np.random.default_rng(1).standard_normal((12, 3))
+    with pytest.raises(ConfigurationError, match="expected clusters:N"):
+        select(G, "random", 5, groups=groups, quotas="proportional")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,9 @@ def print_files(files: Mapping[str, Path]) -> None:
     """Where everything is."""
     for name, path in files.items():
         console.print(f"  {name:<18} {path}", markup=False)
+    if "indices.npy" in files:  # of a selection: what its manifest notes of the files
+        for note in json.loads(files["manifest.json"].read_text(encoding="utf-8"))["notes"]:
+            console.print(f"  note: {note}", markup=False)
 
 
 def make_table(title: str, *columns: str) -> Table:

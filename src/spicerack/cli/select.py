@@ -57,7 +57,7 @@ def report_selection(selection: Selection) -> None:
     picked, rows, method = len(selection.indices), len(selection.scores), selection.manifest["method"]
     console.print(f"selected {picked:,} of {rows:,} samples by {method}", style="bold", markup=False)
     for reason, count in selection.manifest["excluded_counts"].items():
-        console.print(f"  left out: {count:,} with {reason}", markup=False)
+        console.print(f"  left out: {count:,} ({reason})", markup=False)
     _report_target(selection.manifest["findings"])
     if sentence := penalty_sentence(selection.manifest["findings"]):
         console.print(f"  {sentence}", markup=False)

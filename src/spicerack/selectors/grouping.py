@@ -46,6 +46,8 @@ def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]
             raise ConfigurationError("groups are to be clusters of gradients, and every row is zero")
         labels = cluster_directions(lambda: rows.stream("unit"), usable, int(match[1]), seed=SEED)
         return [f"cluster-{label:02d}" if label >= 0 else None for label in labels.tolist()]
+    if isinstance(groups, str) and groups.startswith("clusters:"):
+        raise ConfigurationError(f"groups={groups!r}, expected clusters:N with a whole number N of at least 1")
     if groups is None or isinstance(groups, str):
         if rows.store is None:
             raise ConfigurationError("quotas need a label per row: give a gradient store, or groups=")
