@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 def check_selection(config: RunConfig) -> list[Target]:
     """Find out before any work whether the method takes its budget, options and targets; the targets, opened."""
-    from spicerack.gradients.targets import open_targets
+    from spicerack.gradients.targets import open_targets, target_groups
     from spicerack.selectors import get_selector, parse_budget
-    from spicerack.selectors.base import read_options
+    from spicerack.selectors.base import read_options, subtask_names
+    from spicerack.selectors.foreseen import check_given
     from spicerack.selectors.targets import require_target
 
     chosen = config.selection
     parse_budget(chosen.budget)
     selector = get_selector(chosen.method)
     options = read_options(selector, chosen.method_options)
-    if check := getattr(selector, "check_target", None):
-        check(options, chosen.target is not None)
     require_target(selector, chosen.target is not None, chosen.subtask_column is not None)
-    return [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+    targets = [] if chosen.target is None else open_targets(chosen.target, chosen.subtask_column, config.data)
+    labels = target_groups(targets) or [target.name for target in targets if target.name]
+    check_given(selector, options, subtask_names(bool(targets), labels or None))
+    return targets
 
 
 def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | FeaturePass) -> None:
@@ -42,6 +44,8 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     from spicerack.features.collect import FeaturePass
     from spicerack.features.options import FEATURES
     from spicerack.features.shard import COLUMNS
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import read_options
     from spicerack.selectors.foreseen import Foreseen, check_foreseen
     from spicerack.store.layout import TABLE_SCHEMA, norm_column
 
@@ -60,7 +64,10 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
         late = {*TABLE_SCHEMA.names, *beside, *map(norm_column, [*planned.current.arrays, *FEATURES])}
     names = ("quotas", "groups", "include", "exclude", "trim", "trim_groups")
     rows = Foreseen(known, late | {"finite"}, pool.source.name)
-    check_foreseen(rows, chosen.budget, **{name: getattr(chosen, name) for name in names})
+    room = check_foreseen(rows, chosen.budget, **{name: getattr(chosen, name) for name in names})
+    selector = get_selector(chosen.method)
+    if check := getattr(selector, "check_room", None):
+        check(read_options(selector, chosen.method_options), room)
 
 
 def method_needs(config: RunConfig) -> Needs:

@@ -9,6 +9,7 @@ import pytest
 from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
+from spicerack.compare.selections import check_methods
 from spicerack.errors import BudgetError, ConfigurationError, DataError, UnknownNameError
 from spicerack.training.options import TrainConfig
 
@@ -132,6 +133,14 @@ def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
 def test_what_is_wrong_is_said_before_the_work(finished, methods, budgets, error, message):
     with pytest.raises(error, match=message):
         compare(Comparison(finished[1].spec, parse_methods(methods), budgets))
+
+
+def test_a_target_that_options_do_not_read_is_refused_before_the_work():
+    check_methods(parse_methods("spice:objective=transductive,target=true"), has_target=True)
+    with pytest.raises(ConfigurationError, match="objective='volume' reads no target"):
+        check_methods(parse_methods("spice:target=true"), has_target=True)
+    with pytest.raises(UnknownNameError, match="subtask 'math'"):
+        check_methods(parse_methods("bids:task_weights={math: 2}"), has_target=True)
 
 
 def test_what_a_pool_cannot_give_is_said_before_the_pass(finished, make_spec, tmp_path):

@@ -1,6 +1,7 @@
 """Pools of every kind keep their rows, order and columns; broken ones say where and why."""
 
 import json
+import re
 
 import datasets
 import pyarrow as pa
@@ -78,7 +79,7 @@ def test_a_folder_of_splits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl:2 is not valid JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl:2 is not valid JSON: .* at column 9"),
         ("a.jsonl", b'{"text": "a"}\n\n[1, 2]\n', r"a\.jsonl:3 holds a list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl:1 is not UTF-8"),
         ("a.jsonl", b"\n \n", "is empty"),
@@ -200,6 +201,16 @@ def test_ids_are_the_column_or_the_content():
     assert load_pool([ROWS[2], ROWS[0]], DataConfig()).ids == [hashed[2], hashed[0]]
     twice = load_pool([ROWS[0]] * 3, DataConfig()).ids
     assert twice == [hashed[0], f"{hashed[0]}-1", f"{hashed[0]}-2"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"), [([1, 2, 1], "row 2 of list of dicts has the 1 of row 0"), ([1, None, 3], "row 1 .* has none")]
+)
+def test_ids_that_name_no_row_for_sure_are_told(ids, reason):
+    pool = load_pool([{"id": i, "text": f"x{place}"} for place, i in enumerate(ids)], DataConfig())
+    assert [choice.name for choice in pool.choices] == ["format", "ids"]
+    assert re.search(reason, pool.choices[1].reason)
+    assert all(len(name) == 16 for name in pool.ids)
 
 
 def test_a_bad_id_column_is_named():

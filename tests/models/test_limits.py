@@ -7,7 +7,7 @@ import pytest
 
 import spicerack
 from spicerack.errors import DataError
-from spicerack.models.limits import check_fits, learned_positions
+from spicerack.models.limits import check_fits, learned_positions, past_training
 from spicerack.testing import tiny_model, tiny_tokenizer
 
 
@@ -26,6 +26,15 @@ def test_learned_positions_end_and_computed_ones_do_not(architecture, learned):
     check_fits(model, long[:2], np.zeros(2, dtype=int), str)
     with pytest.raises(DataError, match=f"^2: {long[2]} tokens, and the model has learned {positions} positions"):
         check_fits(model, long, np.zeros(3, dtype=int), str)
+
+
+def test_samples_longer_than_the_model_was_made_for_are_told():
+    model = tiny_model("llama")
+    most = model.config.max_position_embeddings
+    assert past_training(model, np.array([most])) == []
+    (told,) = past_training(model, np.array([most + 2, 3, most + 1]))
+    assert told.value == most + 2
+    assert f"2 samples have more tokens than the {most} positions" in told.reason
 
 
 def test_a_long_row_is_refused_by_its_line(tmp_path):

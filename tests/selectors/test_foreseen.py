@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from stores import write_store
 
 import spicerack
-from spicerack.errors import ConfigurationError, SpicerackError
-from spicerack.selectors.foreseen import Foreseen, check_foreseen
+from spicerack.errors import BudgetError, ConfigurationError, SpicerackError, UnknownNameError
+from spicerack.selectors.bids import BIDS
+from spicerack.selectors.foreseen import Foreseen, check_foreseen, check_given
+from spicerack.selectors.spice import SPICE
 
 N = 12
 SOURCES = ["a", "b", "b", "c", "a", "b", "c", "b", "a", "b", "b", "b"]
@@ -82,3 +84,57 @@ def test_a_column_that_no_pass_gives_is_named_with_the_way_to_have_it(rows):
         check_foreseen(rows, 3, quotas="proportional", groups="domain")
     with pytest.raises(ConfigurationError, match="'domain'"):
         check_foreseen(rows, 3, trim=0.2, trim_groups="domain")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, N), trim=st.sampled_from([0.1, 0.3, 0.6, 0.9]), include=st.lists(st.integers(0, 2), max_size=2)
+)
+def test_what_a_trim_leaves_is_counted_where_its_groups_are_known(store, rows, count, trim, include):
+    asked = {"budget": count, "include": include, "trim": trim, "trim_groups": "source"}
+    after = said(lambda: spicerack.select(store, "random", **asked))
+    before = said(lambda: check_foreseen(rows, **asked))
+    if before is not None or not include:  # which rows a trim takes, forced ones or others, only a pass can tell
+        assert (before is None) == (after is None)
+
+
+def test_more_rows_than_a_trim_of_clusters_leaves_are_refused(rows):
+    check_foreseen(rows, 6, trim=0.5, trim_groups="clusters:1")
+    with pytest.raises(BudgetError, match="above the 5 rows that trim"):
+        check_foreseen(rows, 6, trim=0.5, trim_groups="clusters:1", exclude=[11])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    budget=st.integers(1, N - 2) | st.just("30 tokens"),
+    size=st.integers(1, N),
+    picks=st.integers(1, N),
+    include=st.lists(st.integers(0, 2), max_size=2, unique=True),
+)
+def test_a_walk_that_cannot_reach_its_budget_is_refused_before_the_pass(store, rows, budget, size, picks, include):
+    options = {"schedule": "pools", "pool_size": size, "pool_picks": min(size, picks)}
+
+    def foresee():
+        SPICE.check_room(SPICE.Options(**options), check_foreseen(rows, budget, include=include))
+
+    before = said(foresee)
+    after = said(lambda: spicerack.select(store, "spice", budget, include=include, **options))
+    assert before == after or (before is None and isinstance(budget, str))
+
+
+def test_least_quotas_and_a_stop_are_refused_before_the_pass(rows):
+    options = SPICE.Options(stop_ratio=0.5)
+    SPICE.check_room(options, check_foreseen(rows, 3, quotas={"a": "..2"}))
+    with pytest.raises(ConfigurationError, match="may stop before"):
+        SPICE.check_room(options, check_foreseen(rows, 3, quotas={"a": "1.."}))
+
+
+def test_options_are_checked_against_subtasks_and_devices(monkeypatch):
+    weighed = BIDS.Options(task_weights={"math": 2.0})
+    check_given(BIDS, weighed, ("math", "shell"))
+    with pytest.raises(UnknownNameError, match="subtask 'math'"):
+        check_given(BIDS, weighed, ("arithmetic-only", "shell"))
+    monkeypatch.setattr("spicerack.selectors.devices.devices", dict)
+    check_given(SPICE, SPICE.Options(), ())
+    with pytest.raises(ConfigurationError, match="no GPU on this machine"):
+        check_given(SPICE, SPICE.Options(device="cuda"), ())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spicerack.errors import GradientError
 from spicerack.selectors import select
 from spicerack.selectors.rows import Rows
 from spicerack.store.writer import StoreWriter
@@ -63,6 +64,16 @@ def test_values_beyond_float32_are_excluded(G):
     G[2, 0] = 1e200
     assert Rows(G).excluded == [(2, "non-finite gradient")]
     assert select(G, budget=1.0).indices.size == 29
+
+
+def test_values_whose_squares_vanish_are_excluded(G):
+    G[0] *= 1e-150
+    ((row, reason),) = Rows(G).excluded
+    assert row == 0
+    assert "squares float64 loses" in reason
+    assert select(G, budget=1.0).indices.size == 29
+    with pytest.raises(GradientError, match="scale the rows"):
+        select(np.full((3, 2), 1e-200), budget=1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -38,6 +38,13 @@ def test_automatic_alpha_makes_picks_independent_of_scale(G, factor):
     np.testing.assert_allclose(scaled.trace["gain"], expected.trace["gain"], rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["spice", "fisher"])
+def test_an_alpha_beside_which_nothing_is_seen_is_refused(G, method):
+    with pytest.raises(ConfigurationError, match="is too large for these rows"):
+        select(G, method, budget=3, alpha=1e300)
+    assert select(G, method, budget=3, alpha=1e6).indices.size == 3
+
+
 def test_alpha_of_mostly_zero_rows_comes_from_the_others():
     G = np.zeros((9, 2))
     G[0], G[1] = (2.0, 0.0), (0.0, 2.0)

@@ -175,7 +175,7 @@ def test_damage_is_named_and_mended_by_deleting_the_file(tmp_path, damage):
     else:
         data[-1] ^= 1
         path.write_bytes(data[:-3] if damage == "truncate" else data)
-    with pytest.raises(StoreCorruptError, match=f"{path.name} is .*delete it and repeat"):
+    with pytest.raises(StoreCorruptError, match=f"{path.name} is .*repeat the command"):
         GradientStore.open(tmp_path / "s")
     path.unlink(missing_ok=True)
     make(tmp_path / "s")

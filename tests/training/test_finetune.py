@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from spicerack.errors import ConfigurationError, DataError, ModelError
+from spicerack.errors import ConfigurationError, DataError, ModelError, StoreLockedError
 from spicerack.models.loading import LoadedModel
+from spicerack.store.locks import alone
 from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
 from spicerack.training.finetune import finetune
 from spicerack.training.losses import loss_sums
@@ -199,6 +200,12 @@ def test_other_settings_in_the_folder_are_refused(data, tmp_path):
     finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1}), tmp_path)
     with pytest.raises(ConfigurationError, match=r"options\.learning_rate is 0\.005 there, 0\.001 now"):
         finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1, "learning_rate": 1e-3}), tmp_path)
+
+
+def test_a_folder_where_another_trains_is_refused(data, tmp_path):
+    with alone(tmp_path / "lock", "the folder"), pytest.raises(StoreLockedError, match="another process is writing"):
+        finetune(data, loaded_model(), LORA, tmp_path)
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_modules_that_are_not_there_are_named(data, tmp_path):

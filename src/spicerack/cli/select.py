@@ -36,8 +36,12 @@ def select(
     """
     from spicerack import pipeline
     from spicerack.cli.console import console, print_files
-    from spicerack.config import RunConfig, with_options
+    from spicerack.config import DataConfig, RunConfig, with_options
+    from spicerack.errors import ConfigurationError
 
+    if pool is None and (unread := [name for name in options if name in DataConfig.model_fields]):
+        flag = unread[0].replace("_", "-")
+        raise ConfigurationError(f"--{flag} says how rows are read, and a store has been: leave it out, or give --pool")
     given = {**options, **method_options(ctx.args)}
     config = with_options(RunConfig(), given, sections=("selection", "data"))  # --device is the method's: no model here
     selection, files = pipeline.select_from_store(store, config, output_dir=output, pool=pool)

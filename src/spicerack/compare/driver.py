@@ -86,18 +86,27 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
             is kept.
     """
     from spicerack.data.records import load_pool
-    from spicerack.training.finetune import begin
+    from spicerack.training.finetune import occupied
 
     watcher = watcher or Watcher()
     spec, config = comparison.spec, comparison.spec.config
-    budgets_given = [parse_budget(budget) for budget in comparison.budgets]
+    for budget in comparison.budgets:
+        parse_budget(budget)
     check_methods(comparison.methods, has_target=comparison.target is not None)
     pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
     settings = describe(spec, pool, test)
-    begin(config.output_dir, settings)
-    preparation = Preparation(config, watcher.progress)
-    inputs = preparation.run(
-        pool, comparison.methods, budgets=budgets_given, store=comparison.store, target=comparison.target
+    with occupied(config.output_dir, settings):
+        return _compare(comparison, pool, settings, watcher)
+
+
+def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
+    spec, config = comparison.spec, comparison.spec.config
+    inputs = Preparation(config, watcher.progress).run(
+        pool,
+        comparison.methods,
+        budgets=[parse_budget(budget) for budget in comparison.budgets],
+        store=comparison.store,
+        target=comparison.target,
     )
     budgets = resolve_budgets(comparison.budgets, inputs.store)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)

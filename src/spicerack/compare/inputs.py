@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.survey import Progress
     from spicerack.models.loading import LoadedModel
-    from spicerack.selectors.base import Needs
+    from spicerack.selectors.base import MethodOptions, Needs
 
 COST_FILE = "cost.json"
 
@@ -194,13 +194,19 @@ def section_of(config: RunConfig, method: Method, budget: BudgetLike) -> RunConf
 
 def needs_of_method(method: Method) -> Needs | None:
     """What a method reads with its options; None for a control."""
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import needs_of
+
+    return None if method.is_control else needs_of(get_selector(method.name), options_of_method(method))
+
+
+def options_of_method(method: Method) -> MethodOptions:
+    """The options that are the method's own, read."""
     import inspect
 
     from spicerack.selectors import get_selector, select
-    from spicerack.selectors.base import needs_of, read_options
+    from spicerack.selectors.base import read_options
 
-    if method.is_control:
-        return None
-    selector, shared = get_selector(method.name), {*inspect.signature(select).parameters}
+    shared = {*inspect.signature(select).parameters}
     own = {name: value for name, value in method.options.items() if name not in shared}
-    return needs_of(selector, read_options(selector, own))
+    return read_options(get_selector(method.name), own)

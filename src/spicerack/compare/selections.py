@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spicerack.compare.inputs import needs_of_method, section_of
+from spicerack.compare.inputs import needs_of_method, options_of_method, section_of
 from spicerack.compare.plan import FULL, WITH_TARGET, Budget, Cell, Method
 from spicerack.config import RunConfig, dump_config
 from spicerack.errors import ConfigurationError
@@ -141,6 +141,10 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
         UnknownNameError: a method or an option that does not exist.
         ConfigurationError: an option out of range, or a method without the target that it needs.
     """
+    from spicerack.selectors import get_selector
+    from spicerack.selectors.base import subtask_names
+    from spicerack.selectors.foreseen import check_given
+
     for method in methods:
         if method.is_control:
             if method.options:
@@ -152,3 +156,5 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")
         if needs is not None and not has_target and (wants or needs.target == "required"):
             raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
+        reads = needs is not None and (wants or needs.target == "required")
+        check_given(get_selector(method.name), options_of_method(method), subtask_names(reads, None))

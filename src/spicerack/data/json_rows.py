@@ -122,7 +122,7 @@ def parse_json(text: bytes, where: str) -> Any:
         DataError: not JSON or not UTF-8, with the place; nested too deep, or with a number too long, for Python.
     """
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        return json.loads(text.decode("utf-8-sig").rstrip())  # a text that is cut ends where it was cut
     except json.JSONDecodeError as error:
         line, hint = "", ""
         if b"\n" in text.strip():  # a whole file, not a line of one

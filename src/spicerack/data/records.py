@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.config import DataConfig
+from spicerack.config import Choice, DataConfig
 from spicerack.data.fields import without_nulls
 from spicerack.data.formats import Detection, Sample, convert_row, detect_format, get_format
 from spicerack.data.json_rows import canonical_json
@@ -24,13 +24,16 @@ JSON_KINDS = ("jsonl", "json", "list")  # where a null is what the user wrote; a
 class Pool:
     """Rows, the samples they mean, their ids and their sources."""
 
-    def __init__(self, source: Source, detection: Detection, ids: list[str], sources: list[str]) -> None:
+    def __init__(
+        self, source: Source, detection: Detection, ids: list[str], sources: list[str], id_choice: Choice | None = None
+    ) -> None:
         """Use `load_pool`."""
         self.source = source
         self.format = detection.format
         self.detection_reason = detection.reason
         self.ids = ids
         self.sources = sources
+        self.choices = [Choice("format", detection.format, detection.reason), *filter(None, [id_choice])]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -74,7 +77,8 @@ def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config
         detection = detect_format(source)
     else:
         detection = Detection(get_format(config.format).name, "as stated")
-    return Pool(source, detection, _ids(source, config.id_column), _sources(source, config.source_column))
+    ids, id_choice = _ids(source, config.id_column)
+    return Pool(source, detection, ids, _sources(source, config.source_column), id_choice)
 
 
 def count_duplicates(pool: Pool) -> int:
@@ -85,7 +89,8 @@ def count_duplicates(pool: Pool) -> int:
     return sum(count - 1 for count in counts.values())
 
 
-def _ids(source: Source, column: str | None) -> list[str]:
+def _ids(source: Source, column: str | None) -> tuple[list[str], Choice | None]:
+    """An id a row, and what is said of it where the rows' own cannot serve."""
     if column is not None:
         ids = [str(value) for value in _column(source, column, "id_column")]
         seen: dict[str, int] = {}
@@ -94,13 +99,18 @@ def _ids(source: Source, column: str | None) -> list[str]:
                 both = f"{source.where(seen[value])} and {source.where(i)}"
                 raise DataError(f"{both} have the same {column} {value!r}; ids must be unique, name another id_column")
             seen[value] = i
-        return ids
-    if "id" in source.columns:
-        values = [source[i].get("id") for i in range(len(source))]
-        ids = [str(value) for value in values]
-        if None not in values and len(set(ids)) == len(ids):
-            return ids
-    return _content_ids(source)
+        return ids, None
+    if "id" not in source.columns:
+        return _content_ids(source), None
+    own = [source[i].get("id") for i in range(len(source))]
+    ids = [str(value) for value in own]
+    first: dict[str, int] = {}
+    for i, found in enumerate(own):
+        if found is None or first.setdefault(ids[i], i) != i:
+            fault = "has none" if found is None else f"has the {found!r} of {source.where(first[ids[i]])}"
+            reason = f"the column id names no row for sure: {source.where(i)} {fault}"
+            return _content_ids(source), Choice("ids", "hashes of the content", reason)
+    return ids, None
 
 
 def _content_ids(source: Source) -> list[str]:

@@ -23,7 +23,7 @@ from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.gradients.description import common_settings
 from spicerack.gradients.survey import Progress, Survey, survey
-from spicerack.models.limits import check_fits
+from spicerack.models.limits import check_fits, past_training
 from spicerack.store.filling import Results, fill_shards, settled_tokens_per_batch
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class FeaturePass:
         self.layout: Layout = self.runner.layout
         self.survey = surveyed or survey(pool, labeler, progress)
         check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
-        self.choices = [Choice("format", pool.format, pool.detection_reason), *loaded.choices, *self.runner.choices]
+        long = past_training(loaded.model, self.survey.tokens)
+        self.choices = [*pool.choices, *loaded.choices, *long, *self.runner.choices]
 
     def settings(self, tokens_per_batch: int) -> dict[str, Any]:
         """What the store is made with; a store made with anything else is refused."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import Choice
+from spicerack.models.limits import past_training
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Labeler
@@ -57,8 +58,8 @@ def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
 def choices_of(planned: GradientPass, of_the_model: Sequence[Choice]) -> list[Choice]:
     """Everything decided before the pass; `of_the_model` is how it is run."""
     pool = planned.pool
-    found = Choice("format", pool.format, pool.detection_reason)
-    choices = [found, *planned.loaded.choices, *of_the_model, *_of_the_projection(planned)]
+    long = past_training(planned.loaded.model, planned.survey.tokens)
+    choices = [*pool.choices, *planned.loaded.choices, *long, *of_the_model, *_of_the_projection(planned)]
     if revision := getattr(planned.loaded.model.config, "_commit_hash", None):
         choices.append(Choice("model_revision", str(revision), "the commit of the hub that the weights are of"))
     if planned.optimizer is not None and planned.config.adam_rows is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
-CACHED_ELEMENTS = 1 << 19  # on a CPU, float32 temporaries of 2 MB at a time: they never leave its cache
+CACHED_ELEMENTS = 1 << 20  # on a CPU, a float32 copy of 4 MB at a time: with less, starting the threads takes longer
 
 
 def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,15 +35,18 @@ def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tup
     losses = torch.empty(len(logits), device=logits.device)
     gradient = torch.empty_like(logits)
     rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    room = torch.empty(min(rows, len(logits)), logits.shape[1], device=logits.device)  # everything happens in place
     for start in range(0, len(logits), rows):
         part = slice(start, start + rows)
         index = targets[part, None]
-        softmax = torch.softmax(logits[part], 1, dtype=torch.float32)
-        largest, place = logits[part].max(1, keepdim=True)
-        normalizer = largest.float() - softmax.gather(1, place).log()
-        losses[part] = (normalizer - logits[part].gather(1, index).float()).squeeze(1)
-        softmax.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
-        torch.mul(softmax, weights[part, None], out=gradient[part])
+        values = room[: len(index)].copy_(logits[part])
+        largest, place = values.max(1, keepdim=True)
+        own = values.gather(1, index)
+        torch.softmax(values, 1, out=values)
+        normalizer = largest - values.gather(1, place).log()
+        losses[part] = (normalizer - own).squeeze(1)
+        values.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
+        gradient[part] = values.mul_(weights[part, None])
     return losses, gradient
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from spicerack.information.conflict import Conflict, Penalty
-from spicerack.information.greedy import GreedyResult, Run, Watch, best_of_all, largest_gain
+from spicerack.information.contest import best_of_all, largest_gain
+from spicerack.information.greedy import GreedyResult, Run, Watch
 from spicerack.information.ground import Ground
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray

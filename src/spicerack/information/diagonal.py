@@ -33,9 +33,9 @@ class DiagonalState(ABC):
         """Bound on the rounding error of `gains()[rows]`: relative, every term being non-negative."""
         return np.asarray(self._gains[rows] * (4.0 * self.matrix.rounding))
 
-    def slack_bound(self) -> FloatArray:
-        """`slack()` itself, (n,)."""
-        return self.slack()
+    def slack_bound(self) -> tuple[FloatArray, float, float]:
+        """`slack()` itself: the gains (n,), a slope, and zero."""
+        return self._gains, 4.0 * self.matrix.rounding, 0.0
 
     def base(self) -> FloatArray:
         """Gain of every row given the empty set, (n,)."""

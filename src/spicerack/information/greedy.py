@@ -2,9 +2,8 @@
 
     score_x(S) = gain_x(S) - penalty * conflict_x(S);  the best score is picked, ties go to the smallest row
 
-(arXiv 2601.23155). `greedy` is the plain loop: a step costs one pass over the rows, for the gains. Conflict can only
-lower a score, so it is computed where the gain alone could still win. The log-det of the full Fisher matrix goes
-through `deferred.py`, which picks the same rows.
+(arXiv 2601.23155). `greedy` is the plain loop: a step costs one pass over the rows, for the gains; `contest.py` finds
+who wins it. The log-det of the full Fisher matrix goes through `deferred.py`, which picks the same rows.
 """
 
 from __future__ import annotations
@@ -18,19 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.conflict import ETA, Conflict, Penalty
+from spicerack.information.contest import best_of_all
 from spicerack.information.decomposition import trace_table
 from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import logdet_tolerance
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.room import Room
 from spicerack.information.state import InformationState
-from spicerack.information.ties import contenders, settle, smallest_best, tie_width
+from spicerack.information.ties import smallest_best
 
 Watch = Callable[[int, InformationState, BoolArray], None]
 """Called before a pick with the number of picks so far, the state, and the mask of eligible rows not yet picked."""
-
-RECHECK = 8
-"""Steps between two looks at whether the gains alone leave few rows, once they did not."""
 
 Stopped = Literal["budget", "exhausted", "stop_ratio"]
 
@@ -191,87 +188,6 @@ def final_scores(
     scores[indices] = picked
     scores[~eligible] = np.nan
     return scores
-
-
-def best_of_all(run: Run) -> tuple[int, float]:
-    """The open row that wins the step, and the weight of the conflict there. The state's gains are of now."""
-    weight = run.penalty.of(_best_gain(run)) if run.penalty.relative else run.penalty.weight
-    near, copies = _contenders(run, weight)
-    if near.size == 1:
-        return int(near[0]), weight
-    crowd = np.unique(copies).size
-    if crowd > max(64, int(np.count_nonzero(run.room.open)) // 64) and run.step and not run.state.matrix.wide:
-        # Float32 leaves too many contenders: in float64 from here on.
-        run.state.sharpen()
-        run.conflict.sharpen()
-        run.sharpened_at = run.step
-        near, copies = _contenders(run, weight)
-    return settle(near, copies, exact_scores(run, weight), run.state.tolerance, weight), weight
-
-
-def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
-    """Rows that may win the step, ascending, and a number for each that only bitwise equal rows share."""
-    state, conflict = run.state, run.conflict
-    few = max(64, run.state.matrix.n // 64)
-    if not run.crowded or run.step % RECHECK == 0:
-        rows = _within_reach(run, weight)
-        run.crowded = bool(weight) and rows.size > few
-    if run.crowded:
-        rows = _leading(run, weight)
-    if rows.size > 1:
-        scores, slack = state.gains()[rows], state.slack(rows)
-        if weight and rows.size <= few:
-            scores -= weight * conflict.exact(rows)
-        elif weight:
-            scores -= weight * conflict.values()[rows]
-            slack += weight * conflict.slack(rows)
-        rows = rows[contenders(scores, slack, state.tolerance, weight)]
-    return rows, state.matrix.copies(rows) if rows.size > 1 else rows
-
-
-def _within_reach(run: Run, weight: float) -> IntArray:
-    """The open rows whose gain is not below what the row of the largest one is sure to score."""
-    gains = np.where(run.room.open, run.state.gains(), -np.inf)
-    top = np.array([gains.argmax()])
-    sure = float(gains[top[0]] - run.state.slack(top)[0])
-    if weight:
-        sure -= weight * float(run.conflict.exact(top)[0])
-    gains += run.state.slack_bound()
-    return np.flatnonzero(gains >= sure - tie_width(float(gains.max()), run.state.tolerance, weight))
-
-
-def _leading(run: Run, weight: float) -> IntArray:
-    """The same by the scores of all rows, where the gains alone leave too many."""
-    scores = run.conflict.values() * -weight
-    scores += run.state.gains()
-    scores[~run.room.open] = -np.inf
-    top = np.array([scores.argmax()])
-    sure = float(scores[top[0]] - run.state.slack(top)[0] - weight * run.conflict.slack(top)[0])
-    scores += run.state.slack_bound()
-    scores += weight * run.conflict.slack_bound()
-    return np.flatnonzero(scores >= sure - tie_width(float(scores.max()) + weight, run.state.tolerance, weight))
-
-
-def _best_gain(run: Run) -> float:
-    rows = _within_reach(run, 0.0)
-    near = contenders(run.state.gains()[rows], run.state.slack(rows), run.state.tolerance, 0.0)
-    return largest_gain(run.state, rows[near])
-
-
-def largest_gain(state: InformationState, near: IntArray) -> float:
-    """Largest exact gain among the contenders `near`; of bitwise equal rows only the first is computed."""
-    first = np.unique(state.matrix.copies(near), return_index=True)[1]
-    return float(state.exact_gains(near[np.sort(first)]).max())
-
-
-def exact_scores(run: Run, weight: float) -> Callable[[IntArray], tuple[FloatArray, FloatArray]]:
-    """Row numbers to exact scores and gains, in float64."""
-
-    def exact(rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        gains = run.state.exact_gains(rows)
-        return (gains - weight * run.conflict.exact(rows) if weight else gains), gains
-
-    return exact
 
 
 def greedy_truth(

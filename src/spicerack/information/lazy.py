@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from spicerack.information.conflict import Conflict, Penalty
+from spicerack.information.contest import best_of_all, exact_scores, largest_gain
 from spicerack.information.diagonal import DiagonalState
-from spicerack.information.greedy import GreedyResult, Run, Watch, best_of_all, exact_scores, largest_gain
+from spicerack.information.greedy import GreedyResult, Run, Watch
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.room import Room
 from spicerack.information.ties import floor, settle

@@ -67,8 +67,8 @@ class FullFisher:
         error = self.error(rows)
         return np.asarray(error / (1.0 + np.maximum(self.aq[rows] - error, 0.0)))
 
-    def slack_bound(self) -> FloatArray:
-        """No less than `slack()`, (n,).
+    def slack_bound(self) -> tuple[FloatArray, float, float]:
+        """Rho (n,), a slope, and zero: `slope * rho` is no less than `slack()`.
 
         The drops of a row's `alpha q` add up to its rho at most, those that the passes found to `rho (1 + d sqrt(s))^2`
         after s picks, d the rounding (Cauchy-Schwarz): `error` with that for its sum.
@@ -76,7 +76,7 @@ class FullFisher:
         rounding = self.matrix.rounding
         found = 1.0 + rounding * math.sqrt(len(self._inverse.picks))
         lost = 8.0 * self.matrix.k * EPS * self.condition if self._replaced else 0.0
-        return np.asarray((2.0 * rounding * found + lost + self.spread) * self.rho)
+        return self.rho, 2.0 * rounding * found + lost + self.spread, 0.0
 
     def error(self, rows: IntArray | slice) -> FloatArray:
         """Bound on the rounding error of `alpha q` of some rows.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.greedy import Run, exact_scores, largest_gain
+from spicerack.information.contest import exact_scores, largest_gain
+from spicerack.information.greedy import Run
 from spicerack.information.ground import Ground, Values
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.ties import floor, settle

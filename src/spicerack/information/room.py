@@ -39,7 +39,7 @@ class Quotas:
 
 
 class Room:
-    """The rows that may be taken next; `open` shrinks with every `take`.
+    """The rows that may be taken next; `open` shrinks with every `take`, `eligible` stays the number of rows at first.
 
     Args:
         eligible: rows that may be picked at all, (n,).
@@ -67,6 +67,7 @@ class Room:
     ) -> None:
         self.open: BoolArray = eligible.copy()
         self.count, self.capacity, self.forced = count, capacity, tuple(int(i) for i in forced)
+        self.eligible = int(np.count_nonzero(eligible))
         self.quotas = quotas
         self.taken: list[int] = []
         self.spent = 0

@@ -69,7 +69,7 @@ def walk_pools(
     """
     order = np.random.Generator(np.random.PCG64(seed)).permutation(np.flatnonzero(eligible))
     pools = [np.sort(order[start : start + pool_size]) for start in range(0, order.size, pool_size)]
-    _check_reach(room, pools, pool_size, pool_picks)
+    check_reach(room, pool_size, pool_picks)
     picked, traces = [], []
     if room.forced:
         rows = np.array(room.forced, dtype=np.int64)
@@ -121,14 +121,24 @@ def _with_pool(trace: npt.NDArray[Any], number: int) -> npt.NDArray[Any]:
     return table
 
 
-def _check_reach(room: Room, pools: list[IntArray], pool_size: int, pool_picks: int) -> None:
+def check_reach(room: Room, pool_size: int, pool_picks: int) -> None:
+    """Find out before the walk whether its pools can fill a budget in rows.
+
+    Raises:
+        ConfigurationError: they cannot; says which `pool_picks` would.
+    """
     if room.count is None:
         return
     wanted = room.count - len(room.forced)
-    reach = sum(min(pool_picks, rows.size) for rows in pools)
+    whole, rest = divmod(room.eligible, pool_size)
+
+    def reach_of(picks: int) -> int:
+        return whole * min(picks, pool_size) + min(picks, rest)
+
+    reach = reach_of(pool_picks)
     if reach >= wanted:
         return
-    enough = next((p for p in range(1, pool_size + 1) if sum(min(p, r.size) for r in pools) >= wanted), pool_size)
+    enough = next((picks for picks in range(1, pool_size + 1) if reach_of(picks) >= wanted), pool_size)
     raise ConfigurationError(
         f"schedule='pools' with pool_picks={pool_picks} of pool_size={pool_size} reaches {reach} rows, the budget is "
         f"{wanted}; use pool_picks={enough}"

@@ -27,8 +27,8 @@ class InformationState(Protocol):
         """Bound on the rounding error of each of `gains()[rows]`, (r,)."""
         ...
 
-    def slack_bound(self) -> FloatArray:
-        """No less than `slack()`, (n,), for the price of a pass or two over a vector of n."""
+    def slack_bound(self) -> tuple[FloatArray, float, float]:
+        """A vector (n,) that is there, a slope and a level: `slope * vector + level` is no less than `slack()`."""
         ...
 
     def base(self) -> FloatArray:

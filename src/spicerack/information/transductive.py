@@ -70,13 +70,12 @@ class Transductive:
         error = self._error_av(wide, rows) + self.gains()[rows] * error_q
         return np.asarray(error / np.maximum(self._den[rows] - error_q, 1.0))
 
-    def slack_bound(self) -> FloatArray:
-        """No less than `slack()`: what error2 is per rho, times rho, (n,)."""
+    def slack_bound(self) -> tuple[FloatArray, float, float]:
+        """Rho (n,), what error2 is per rho, and a level: `slope * rho + level` is no less than `slack()`."""
         wide, rounding = self._wide(), self.matrix.rounding
         slope = rounding * math.sqrt(self.alpha * self._steepest) + rounding * rounding * math.sqrt(self._second2)
-        bound = (slope + float(self.gains().max()) * (2.0 * rounding + wide)) * self.rho
-        bound += wide * self._largest_av0
-        return np.asarray(bound)
+        slope += float(self.gains().max()) * (2.0 * rounding + wide)
+        return self.rho, slope, wide * self._largest_av0
 
     def partials(self) -> tuple[FloatArray, FloatArray]:
         """`alpha v_i`, what a unit of weight on row i would take off `tr(C M^{-1})`, and its rounding error, (n,)."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.config import Choice
 from spicerack.errors import DataError
 
 Counts = npt.NDArray[Any]
@@ -42,6 +43,16 @@ def check_fits(model: Any, tokens: Counts, largest: Counts, where: Callable[[int
             f"{where(i)}: {int(tokens[i])} tokens, and the model has learned {positions} positions ({long.size} such "
             f"samples); give --max-length {positions} or less"
         )
+
+
+def past_training(model: Any, tokens: Counts) -> list[Choice]:
+    """What is said of samples longer than the positions that a model was made for: it reads them, and less well."""
+    made_for = getattr(model.config, "max_position_embeddings", None)
+    long = 0 if not isinstance(made_for, int) else int(np.count_nonzero(tokens > made_for))
+    if not long:
+        return []
+    reason = f"{long} samples have more tokens than the {made_for} positions the model was made for; max_length cuts"
+    return [Choice("longest sample", int(tokens.max()), reason)]
 
 
 def learned_positions(model: Any) -> int | None:

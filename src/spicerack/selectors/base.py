@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -105,6 +105,11 @@ class Problem:
             only = CheckpointRows("checkpoint-0", 1.0, self.rows, self.target)
             object.__setattr__(self, "checkpoints", (only,))
 
+    @property
+    def subtasks(self) -> tuple[str, ...]:
+        """Names of the target's subtasks, sorted; `()` where there is no target."""
+        return subtask_names(self.target is not None, self.target_groups)
+
     def room(self) -> Room:
         """What may be picked: none taken yet, the forced rows listed."""
         return Room(
@@ -181,9 +186,10 @@ class Selection:
 class Selector(Protocol):
     """A selection method. Its module is loaded when its name is asked for.
 
-    A method whose options change what it reads may also have `needs_with(options) -> Needs`; see `needs_of`. One that
-    reads a target with some of its options only may have `check_target(options, given)`, which refuses one before any
-    work.
+    A method whose options change what it reads may also have `needs_with(options) -> Needs`; see `needs_of`. What one
+    refuses may be known before any pass. `check_target(options, subtasks)` is called with the names of the target's
+    subtasks, `()` where there is no target; `check_room(options, room)` with what may be picked, as far as the pool
+    tells. Both are called again, or their like, by `select`.
     """
 
     name: str
@@ -195,6 +201,13 @@ class Selector(Protocol):
     def select(self, problem: Problem, options: Any) -> Picks:
         """Pick rows; `options` is an instance of `Options`."""
         ...
+
+
+def subtask_names(given: bool, labels: Iterable[str] | None) -> tuple[str, ...]:
+    """Names of a target's subtasks, sorted: of the labels of its rows, or one name where they have none."""
+    if not given:
+        return ()
+    return ("target",) if labels is None else tuple(sorted(set(labels)))
 
 
 def needs_of(selector: Selector, options: MethodOptions) -> Needs:

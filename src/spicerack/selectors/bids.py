@@ -9,6 +9,7 @@ and takes O(m) a pick (`information/balanced.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -60,8 +61,15 @@ class Bids:
     )
     Options: type[MethodOptions] = BidsOptions
 
+    def check_target(self, options: BidsOptions, subtasks: Sequence[str]) -> None:
+        """Refuse a weight of a subtask that the target does not have."""
+        for name in options.task_weights or {}:
+            if subtasks and name not in subtasks:
+                raise UnknownNameError("task_weights: subtask", name, subtasks)
+
     def select(self, problem: Problem, options: BidsOptions) -> Picks:
         """Pick by lead over the selection; ties go to the first row."""
+        self.check_target(options, problem.subtasks)
         influences = read_influences(problem, options.pool_rows)
         columns = [influences.target_rows(c, "unit") for c in range(len(influences.checkpoints))]
         Z: Columns = influences.onto(columns, np.float32)
@@ -113,8 +121,6 @@ def _tell_silent(problem: Problem, influences: Influences, silent: np.ndarray) -
 
 def _weigh(Z: Columns, influences: Influences, weights: dict[str, float]) -> None:
     for name, weight in weights.items():
-        if name not in influences.names:
-            raise UnknownNameError("task_weights: subtask", name, influences.names)
         Z[influences.subtask == influences.names.index(name)] *= np.float32(weight)
 
 

@@ -111,6 +111,16 @@ def free_bytes(name: str) -> int:
     return int(mps.recommended_max_memory() - mps.current_allocated_memory())
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that is named and not there.
+
+    Raises:
+        ConfigurationError: torch sees no such device; says what it sees.
+    """
+    if device not in ("auto", "cpu"):
+        _found(device, devices())
+
+
 def _found(device: str, found: dict[str, str]) -> str:
     name = next((name for name in found if name == device or name.partition(":")[0] == device), None)
     if name is None:

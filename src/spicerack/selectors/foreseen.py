@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.errors import ConfigurationError
+from spicerack.errors import BudgetError, ConfigurationError
 from spicerack.information.matrix import BoolArray, IntArray
 from spicerack.information.room import Room
+from spicerack.selectors.base import MethodOptions, Selector
 from spicerack.selectors.budget import BudgetLike, parse_budget, resolve
-from spicerack.selectors.grouping import names_clusters
+from spicerack.selectors.devices import require_device
+from spicerack.selectors.grouping import TRIM_GROUPS, count_clusters
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.reading import check_groups, read_fixed, read_tokens
 
@@ -63,13 +66,25 @@ class Foreseen:
         name = groups or "source"
         if name in self.labels:
             return True
-        if names_clusters(name) or name in self.late:
+        if count_clusters(name) or name in self.late:
             return False
         raise ConfigurationError(
             f"groups are to be the column {name!r}, which the store of {self.store} will not have; it has "
             f"{', '.join(self.labels)}, and a column of the pool as `source` (source_column={name!r}), or give "
             "clusters:N"
         )
+
+
+def check_given(selector: Selector, options: MethodOptions, subtasks: Sequence[str]) -> None:
+    """What is known of a method's options without a pool: target, subtasks, device.
+
+    Raises:
+        ConfigurationError: a target that the options have no use for, or a device that is not there.
+        UnknownNameError: a subtask that the target does not have.
+    """
+    if check := getattr(selector, "check_target", None):
+        check(options, subtasks)
+    require_device(getattr(options, "device", "cpu"))
 
 
 def check_foreseen(
@@ -82,11 +97,14 @@ def check_foreseen(
     exclude: Sequence[int | str] = (),
     trim: float = 0.0,
     trim_groups: str | None = None,
-) -> None:
+) -> Room:
     """Refuse before a pass what `select` would refuse after it; the arguments are those of `select`.
 
     With `trim` some rows will be missing, so a share of them is more than will be picked: quotas that depend on it are
     only read, not counted.
+
+    Returns:
+        What may be picked, the forced rows taken; without quotas where only a pass can tell the groups.
 
     Raises:
         UnknownNameError: a sample or group that does not exist.
@@ -100,6 +118,8 @@ def check_foreseen(
         rows.tells(trim_groups)
     tokens = read_tokens(rows, None, eligible, budget)
     resolved = resolve(budget, eligible, tokens)
+    if trim and resolved.count is not None and resolved.share is None:
+        _check_left(rows, eligible, forced, resolved.count, trim, trim_groups)
     limits = None
     if quotas is not None and rows.tells(groups):
         labels = [None if label is None else str(label) for label in rows.label(groups or "source")]
@@ -110,3 +130,23 @@ def check_foreseen(
         eligible, count=resolved.count, capacity=resolved.tokens, tokens=tokens, quotas=limits, forced=tuple(forced)
     )
     room.take_forced()
+    return room
+
+
+def _check_left(
+    rows: Foreseen, eligible: BoolArray, forced: Sequence[int], count: int, trim: float, trim_groups: str | None
+) -> None:
+    """Refuse a number of rows above what a trim leaves, as far as its groups are known."""
+    name = trim_groups or TRIM_GROUPS
+    if clusters := count_clusters(name):  # each rounds its share down
+        trimmed = max(0, ceil(trim * np.count_nonzero(eligible)) - clusters)
+    elif name in rows.labels:
+        sizes = np.unique(rows.label(name)[eligible].astype(str), return_counts=True)[1]
+        trimmed = int((trim * sizes).astype(np.int64).sum())
+    else:
+        return
+    left = int(np.count_nonzero(eligible)) - max(0, trimmed - len(forced))
+    if count > left:
+        raise BudgetError(
+            f"budget {count} is above the {left} rows that trim={trim:g} leaves (of {eligible.size}); lower one of them"
+        )

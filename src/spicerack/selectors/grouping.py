@@ -24,9 +24,10 @@ SEED = 0  # the same groups whatever the seed of a selection: methods that draw 
 _CLUSTERS = re.compile(r"clusters:([1-9][0-9]*)")
 
 
-def names_clusters(groups: str) -> bool:
-    """Whether groups are to be clusters of gradients, as in `clusters:12`."""
-    return _CLUSTERS.fullmatch(groups) is not None
+def count_clusters(groups: str) -> int:
+    """How many clusters of gradients the groups are to be, as in `clusters:12`; 0 where they are something else."""
+    match = _CLUSTERS.fullmatch(groups)
+    return int(match[1]) if match else 0
 
 
 def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]:

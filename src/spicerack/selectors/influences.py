@@ -122,8 +122,8 @@ def _tell_left_out(problem: Problem, usable: BoolArray, fit: BoolArray) -> None:
 
 
 def _subtasks(problem: Problem, fit: BoolArray) -> tuple[tuple[str, ...], IntArray]:
-    labels = problem.target_groups or ("target",) * fit.size
-    names = tuple(sorted(set(labels)))
+    names = problem.subtasks
+    labels = problem.target_groups or names * fit.size
     kept = [label for label, good in zip(labels, fit, strict=True) if good]
     if empty := sorted(set(names) - set(kept)):
         raise GradientError(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spicerack.errors import ConfigurationError
 from spicerack.information.matrix import RowMatrix, median_alpha
 from spicerack.selectors.base import Needs, Problem
 from spicerack.selectors.devices import device_for
@@ -15,13 +16,25 @@ from spicerack.selectors.rows import RowForm, Rows, Working, free_memory
 RowsFrom = Literal["gradients", "embeddings"]
 ARRAY: dict[RowsFrom, str] = {"gradients": "gradient", "embeddings": "embedding"}
 WEIGHTED = "embedding_weighted"  # the mean of the last hidden states, later positions counting more
+HEAVIEST = 1e16
+"""Largest `alpha * median |g|^2`: float64 has sixteen digits."""
 
 
 def resolve_alpha(problem: Problem, alpha: Any, matrix: RowMatrix) -> float:
-    """The option, or the automatic choice, recorded: `alpha * median |g|^2 = 1`."""
-    if alpha != "auto":
-        return float(alpha)
+    """The option, or the automatic choice, recorded: `alpha * median |g|^2 = 1`.
+
+    Raises:
+        ConfigurationError: an alpha beside which float64 sees nothing else.
+    """
     value, reason = median_alpha(matrix, problem.eligible)
+    if alpha != "auto":
+        if float(alpha) > HEAVIEST * value:
+            raise ConfigurationError(
+                f"alpha={float(alpha):g} is too large for these rows: beside alpha * median |g|^2 = "
+                f"{float(alpha) / value:.3g} the information of a new direction cannot be told from rounding; give at "
+                f"most {HEAVIEST * value:.3g} (auto is {value:.3g})"
+            )
+        return float(alpha)
     problem.choose("alpha", value, reason)
     return value
 

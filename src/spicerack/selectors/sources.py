@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NON_FINITE = "non-finite gradient"
 LARGEST = float(np.finfo(np.float32).max)
+FAINTEST = 1e-140
+FAINT = f"every value below {FAINTEST:g}, whose squares float64 loses: scale the rows"
 BLOCK_ROWS = 4096
 
 TORCH_ABOVE = 1 << 20
@@ -39,23 +41,29 @@ class ArraySource:
         self.n, self.k = int(array.shape[0]), int(array.shape[1])
 
     @cached_property
-    def finite(self) -> BoolArray:
-        """Rows whose every value is finite in float32, (n,)."""
-        finite = np.ones(self.n, dtype=bool)
+    def _largest(self) -> FloatArray:
+        """Largest magnitude in each row, (n,); NaN where there is one."""
+        largest = np.zeros(self.n)
         for start in range(0, self.n, BLOCK_ROWS):
             block = self.array[start : start + BLOCK_ROWS]
-            finite[start : start + BLOCK_ROWS] = (np.abs(block.astype(np.float64)) <= LARGEST).all(axis=1)
-        return finite
+            largest[start : start + BLOCK_ROWS] = np.abs(block.astype(np.float64)).max(axis=1, initial=0.0)
+        return largest
+
+    @cached_property
+    def usable(self) -> BoolArray:
+        """Rows whose every value is finite in float32, and whose squares do not vanish in float64, (n,)."""
+        return np.asarray((self._largest <= LARGEST) & ((self._largest == 0.0) | (self._largest >= FAINTEST)))
 
     @cached_property
     def excluded(self) -> list[tuple[int, str]]:
-        """Rows that are not finite."""
-        return [(int(i), NON_FINITE) for i in np.flatnonzero(~self.finite)]
+        """The other rows."""
+        lost = np.flatnonzero(~self.usable).tolist()
+        return [(i, FAINT if self._largest[i] < FAINTEST else NON_FINITE) for i in lost]
 
     def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
         """The array's own rows, in its own dtype."""
         values = self.array[rows]
-        bad = ~self.finite[rows]
+        bad = ~self.usable[rows]
         if bad.any():
             values = values.copy()
             values[bad] = 0.0

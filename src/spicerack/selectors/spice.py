@@ -8,6 +8,7 @@ posterior variance of target directions (objective "transductive", ours). Early 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,8 @@ from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
 from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, second_moment
-from spicerack.information.schedule import walk_pools
+from spicerack.information.room import Room
+from spicerack.information.schedule import check_reach, walk_pools
 from spicerack.information.search import cheapest_owed, partition_greedy, room_among, search, stochastic_greedy
 from spicerack.information.state import InformationState
 from spicerack.information.transductive import Transductive
@@ -118,23 +120,31 @@ class Spice:
         cost = "one gradient pass and one forward pass"
         return replace(self.needs, arrays=(*self.needs.arrays, WEIGHTED), cost=cost)
 
-    def check_target(self, options: SpiceOptions, given: bool) -> None:
+    def check_target(self, options: SpiceOptions, subtasks: Sequence[str]) -> None:
         """Refuse a target that these options have no use for."""
-        if given and options.objective == "volume":
+        if subtasks and options.objective == "volume":
             raise ConfigurationError(
                 "objective='volume' reads no target: use objective='transductive', or leave the target out"
             )
-        if given and options.balance:
+        if subtasks and options.balance:
             raise ConfigurationError("balance weighs the pool as its own target; leave it out where a target is given")
 
-    def select(self, problem: Problem, options: SpiceOptions) -> Picks:
-        """Pick by the chosen objective, schedule and search."""
-        self.check_target(options, problem.target is not None)
-        if options.stop_ratio is not None and problem.quotas is not None and problem.quotas.least.any():
+    def check_room(self, options: SpiceOptions, room: Room) -> None:
+        """Refuse a budget, or quotas, that these options cannot meet."""
+        if options.stop_ratio is not None and room.quotas is not None and room.quotas.least.any():
             raise ConfigurationError(
                 f"stop_ratio={options.stop_ratio:g} may stop before the least rows of the quotas are picked; leave it "
                 "out, or give quotas without a least number ('..30%')"
             )
+        if options.search == "stochastic" and room.count is None:
+            raise ConfigurationError("search='stochastic' draws n / count rows a pick: give a budget in rows")
+        if options.schedule == "pools":
+            check_reach(room, options.pool_size, options.pool_picks)
+
+    def select(self, problem: Problem, options: SpiceOptions) -> Picks:
+        """Pick by the chosen objective, schedule and search."""
+        self.check_target(options, problem.subtasks)
+        self.check_room(options, problem.room())
         task = Task(problem, options)
         result = task.walk() if options.schedule == "pools" else task.search()
         certificate = certificate_of(problem, options, task.state, result, task.prefixes, task.one_run)
@@ -205,8 +215,7 @@ class Task:
         conflict = Conflict(self.matrix, self.center)
         common: dict[str, Any] = {"penalty": penalty, "stop_ratio": options.stop_ratio}
         if options.search == "stochastic":
-            if room.count is None:
-                raise ConfigurationError("search='stochastic' draws n / count rows a pick: give a budget in rows")
+            assert room.count is not None
             return stochastic_greedy(
                 state,
                 conflict,

@@ -259,7 +259,8 @@ def _check_sum(path: Path, expected: str) -> None:
 def _check(path: Path, whole: bool, problem: str) -> None:
     if whole:
         return
-    state = f"truncated or altered ({problem})" if path.is_file() else "missing"
+    there = path.is_file()
+    state = f"truncated or altered ({problem}); delete it and" if there else "missing;"
     raise StoreCorruptError(
-        f"{path} is {state}; delete it and repeat the command that made the store: only that part is computed again"
+        f"{path} is {state} repeat the command that made the store: only that part is computed again"
     )

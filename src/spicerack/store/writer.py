@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from spicerack.errors import StoreCorruptError, StoreError, StoreLockedError, StoreMismatchError
+from spicerack.errors import StoreCorruptError, StoreError, StoreMismatchError
 from spicerack.store import files
 from spicerack.store.layout import (
     FEATURES,
@@ -31,6 +31,7 @@ from spicerack.store.layout import (
     shard_files,
     shard_plan,
 )
+from spicerack.store.locks import acquire
 from spicerack.store.reader import GradientStore
 
 
@@ -77,7 +78,8 @@ class StoreWriter:
             OutputError: it cannot be written.
         """
         folder = Path(path)
-        lock = _acquire(folder)
+        _make_folder(folder)
+        lock = acquire(folder / LOCK, f"the store {folder}")
         try:
             manifest = read_manifest(folder)
             wanted = _new_manifest(settings, n, arrays, shard_rows, dtype, segments)
@@ -222,32 +224,6 @@ def _compared(manifest: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any, width: int = 80) -> str:
     text = str(value)
     return text if len(text) <= width else f"{text[:width]}... ({len(value)} in all)"
-
-
-def _acquire(folder: Path) -> FileLock:
-    _make_folder(folder)
-    return acquire(folder / LOCK, f"the store {folder}")
-
-
-def acquire(path: Path, what: str) -> FileLock:
-    """A lock that one process can have.
-
-    Args:
-        path: the lock's file.
-        what: is written by who has it, for the message.
-
-    Raises:
-        StoreLockedError: another process has it.
-        OutputError: the file cannot be made.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise StoreLockedError(f"another process is writing {what}; wait for it, or choose another folder") from error
-    except OSError as error:
-        raise files.output_error(path, error) from error
-    return lock
 
 
 def _make_folder(folder: Path) -> None:

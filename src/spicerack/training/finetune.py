@@ -5,6 +5,7 @@ A training's folder:
 settings.json      what the training is: options, model, data; written first, and compared when it is gone on with
 checkpoint-N/      the trainer's own, to go on from; the last one is kept
 adapter_model.safetensors or model.safetensors, and the tokenizer: the result
+lock               held by the one process that trains there
 manifest.json      settings, versions, steps, tokens, seconds, each epoch's loss; written last: its presence means whole
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spicerack.config import Choice, RunConfig
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import output_error, write_json
+from spicerack.store.locks import alone
 from spicerack.training.options import TrainConfig, TrainerOptions
 from spicerack.training.samples import LabeledRows, model_summary
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "settings.json"
 MANIFEST_FILE = "manifest.json"
+LOCK_FILE = "lock"
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "trl", "accelerate")
 
 
@@ -88,12 +92,24 @@ def finetune(
         ModelError: no module fits `lora_target_modules`, or the model has adapters already.
         MissingDependencyError: TRL is not installed.
     """
+    output_dir = Path(output_dir)
+    settings = describe(data, loaded, options)
+    with occupied(output_dir, settings):
+        return _finetune(data, loaded, options, output_dir, settings, progress, callbacks)
+
+
+def _finetune(
+    data: LabeledRows,
+    loaded: LoadedModel,
+    options: TrainConfig,
+    output_dir: Path,
+    settings: dict[str, Any],
+    progress: Progress | None,
+    callbacks: Sequence[TrainerCallback],
+) -> Trained:
     from spicerack.training.callbacks import SayHowFar, StopWhenLost
     from spicerack.training.trainer import last_checkpoint, quiet_libraries
 
-    output_dir = Path(output_dir)
-    settings = describe(data, loaded, options)
-    begin(output_dir, settings)
     watchers: list[TrainerCallback] = [StopWhenLost(), *callbacks]
     if progress is not None:
         watchers.append(SayHowFar(progress, stage="training"))
@@ -183,11 +199,13 @@ def describe(data: LabeledRows, loaded: LoadedModel, options: TrainerOptions) ->
     return {"options": resolved, "model": model_summary(loaded), "data": data.summary()}
 
 
-def begin(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Make the folder and leave the settings in it, or check that those in it are the same.
+@contextmanager
+def occupied(output_dir: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Make the folder, hold its lock, and leave the settings in it, or check that those in it are the same.
 
     Raises:
         ConfigurationError: they are not; the first differences are named.
+        StoreLockedError: another process is at work there.
         OutputError: the folder cannot be made.
         MissingDependencyError: TRL is not installed.
     """
@@ -199,10 +217,12 @@ def begin(output_dir: Path, settings: dict[str, Any]) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
-    if path.is_file():
-        _check_same(json.loads(path.read_text(encoding="utf-8")), settings, output_dir)
-    else:
-        write_json(path, settings)
+    with alone(output_dir / LOCK_FILE, f"the folder {output_dir}"):
+        if path.is_file():
+            _check_same(json.loads(path.read_text(encoding="utf-8")), settings, output_dir)
+        else:
+            write_json(path, settings)
+        yield
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

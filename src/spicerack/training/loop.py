@@ -106,11 +106,11 @@ class Loop:
             ConfigurationError: the folder holds a selection with other settings.
             StoreLockedError: another process walks there.
         """
-        from spicerack.store.writer import acquire
+        from spicerack.store.locks import alone
         from spicerack.training.proxy import Proxy
 
         folder.mkdir(parents=True, exist_ok=True)
-        with acquire(folder / LOCK_FILE, f"the walk {folder}"):
+        with alone(folder / LOCK_FILE, f"the walk {folder}"):
             self._begin(folder)
             proxy = Proxy(self.loaded, self.options, self.config.gradients)
             try:
@@ -176,7 +176,7 @@ class Loop:
     def _selection(self, found: Found, learning_rate: float) -> Selection:
         excluded = [(int(i), WITHOUT_TRAINED_TOKENS) for i in np.flatnonzero(~self.eligible)]
         excluded = sorted([*excluded, *((i, "non-finite gradient") for i in found.not_finite)])
-        choices = [Choice("format", self.pool.format, self.pool.detection_reason), *self.loaded.choices]
+        choices = [*self.pool.choices, *self.loaded.choices]
         choices += found.choices
         if self.options.learning_rate is None:
             reason = "the usual rate for adapters" if self.options.use_peft else "the usual rate for all weights"

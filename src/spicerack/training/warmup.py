@@ -21,9 +21,9 @@ import numpy as np
 from spicerack.config import Choice
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import write_atomically, write_json
-from spicerack.training.finetune import begin, choices_of, describe, train
+from spicerack.training.finetune import choices_of, describe, occupied, train
 from spicerack.training.options import WarmupConfig
-from spicerack.training.samples import label_rows
+from spicerack.training.samples import LabeledRows, label_rows
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -96,17 +96,28 @@ def warmup(
         DataError: no row of the share has a trained token.
         MissingDependencyError: TRL is not installed.
     """
+    output_dir = Path(output_dir)
+    data = label_rows(pool, labeler, draw(len(pool), options))
+    settings = describe(data, loaded, options)
+    with occupied(output_dir, settings):
+        if not (output_dir / WARMUP_FILE).is_file():
+            _warm_up(data, loaded, options, output_dir, settings, progress, callbacks)
+    return read_warmup(output_dir, choices_of(data, options, loaded))
+
+
+def _warm_up(
+    data: LabeledRows,
+    loaded: LoadedModel,
+    options: WarmupConfig,
+    output_dir: Path,
+    settings: dict[str, Any],
+    progress: Progress | None,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
     from spicerack.training.callbacks import LeaveMoments, SayHowFar, StopWhenLost
     from spicerack.training.moments import MOMENTS_FILE
     from spicerack.training.trainer import last_checkpoint
 
-    output_dir = Path(output_dir)
-    data = label_rows(pool, labeler, draw(len(pool), options))
-    settings = describe(data, loaded, options)
-    begin(output_dir, settings)
-    choices = choices_of(data, options, loaded)
-    if (output_dir / WARMUP_FILE).is_file():
-        return read_warmup(output_dir, choices)
     write_atomically(output_dir / ROWS_FILE, lambda file: np.save(file, data.rows, allow_pickle=False))
     watchers: list[TrainerCallback] = [StopWhenLost(bounded=True), LeaveMoments(), *callbacks]
     if progress is not None:
@@ -123,7 +134,6 @@ def warmup(
     if options.use_peft:
         trained.model.unload()
     write_json(output_dir / WARMUP_FILE, {**settings, **summary, "checkpoints": weigh(summary["epochs"])})
-    return read_warmup(output_dir, choices)
 
 
 def draw(rows: int, options: WarmupConfig) -> np.ndarray:
