@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -26,7 +27,7 @@ from gradients import BATCHES, SHAPES, make_batch, own_attention, spicerack_pass
 from harness import interleave, keep, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spicerack.data.batching import Batch, collate, plan_batches
+from spicerack.data.batching import Batch, collate, plan_batches, spread_batches
 from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.optimizers import AdamMoments
@@ -37,7 +38,10 @@ from spicerack.testing import random_samples
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "bergson", "dattri", "traker")
 STEP = "training step"
-MIXED_SAMPLES = {"tiny": 512, "smollm2": 192}  # with few, no sample has neighbors of its length; a shard holds 1,024
+SHARD = 1024  # samples of any lengths: with few, none has neighbors of its length
+MIXED_BATCHES = {"tiny": 64, "smollm2": 12}  # of a shard's, evenly from the shortest samples to the longest
+Turns = dict[str, list[tuple[Callable[[], object], int]]]
+"""A contender's batches, each with its real tokens."""
 Cases = dict[str, Callable[[], object] | None]
 
 
@@ -142,36 +146,54 @@ def dense_cases(model: LlamaForCausalLM, shape: str, dimension: int) -> Cases:
     }
 
 
-def length_cases(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Cases, dict[str, int], list[str]]:
-    """The same passes over samples of one length and of lognormal lengths, cut into batches of `tokens`.
+def length_turns(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Turns, list[str]]:
+    """The same passes over samples of one length and of lognormal lengths, in batches of `tokens`.
 
     Attention costs a token what its sample's length is, so there are equal lengths of the same attention too. Pads go
     unmasked, as in the pass over a model that was seen to look back only.
     """
     projection = Projection(tracked_parameters(model, "blocks"), dimension=4096, dtype=model.dtype)
-    count = MIXED_SAMPLES[shape]
-    drawn = np.random.default_rng(0).lognormal(4.6, 0.6, count).astype(int).clip(8, 512)
-    runs: Cases = {}
-    real, notes = {}, []
+    drawn = np.random.default_rng(0).lognormal(4.6, 0.6, SHARD).astype(int).clip(8, 512)
     felt = round(float((drawn**2).sum() / drawn.sum()))  # the length that the mean token has around it
-    kinds = {"equal": np.full(count // 4, 128), f"equal ({felt})": np.full(count // 4, felt), "mixed": drawn}
-    for kind, values in kinds.items():
-        samples = random_samples(values.tolist(), vocab_size=SHAPES[shape]["vocab_size"], trained=1.0)
-        plan = plan_batches(values, tokens)
-        padded = sum(len(members) * values[members].max() for members in plan)
-        notes.append(f"{kind} lengths: {len(plan)} batches, {1 - values.sum() / padded:.1%} pads")
-        batches = [replace(collate([samples[i] for i in members]), attention_mask=None) for members in plan]
+    count = MIXED_BATCHES[shape]
+    few = {"equal": 128, f"equal ({felt})": felt}
+    kinds = {name: (np.full(tokens // length * (count // 4), length), count // 4) for name, length in few.items()}
+    turns: Turns = {}
+    notes = []
+    for kind, (lengths, number) in {**kinds, "mixed": (drawn, count)}.items():
+        samples = random_samples(lengths.tolist(), vocab_size=SHAPES[shape]["vocab_size"], trained=1.0)
+        plan = plan_batches(lengths, tokens)
+        padded = sum(len(members) * lengths[members].max() for members in plan)
+        chosen = spread_batches(lengths, tokens, number)
+        notes.append(f"{kind} lengths: {len(chosen)} of {len(plan)} batches, {1 - lengths.sum() / padded:.1%} pads")
+        batches = [replace(collate([samples[i] for i in members]), attention_mask=None) for members in chosen]
+        turns[f"spicerack, {kind} lengths"] = [
+            (partial(one_batch, model, projection, batch), int(lengths[members].sum()))
+            for batch, members in zip(batches, chosen, strict=True)
+        ]
+        ids = [sample.input_ids.tolist() for sample in samples]
+        turns[f"bergson, {kind} lengths"] = peers.bergson_lengths(model, ids, tokens, number)
+    return {name: turn for name, turn in turns.items() if turn}, notes
 
-        def run(batches: list[Batch] = batches) -> None:
-            with own_attention(model, 512), GradientCapture(model, projection) as capture:
-                for batch in batches:
-                    batch_gradients(capture, batch, "mean")
 
-        runs[f"spicerack, {kind} lengths"] = run
-        rival = peers.bergson_lengths(model, [sample.input_ids.tolist() for sample in samples], tokens)
-        runs[f"bergson, {kind} lengths"] = rival
-        real |= {f"{who}, {kind} lengths": int(values.sum()) for who in ("spicerack", "bergson")}
-    return runs, real, notes
+def one_batch(model: LlamaForCausalLM, projection: Projection, batch: Batch) -> None:
+    with own_attention(model, 512), GradientCapture(model, projection) as capture:
+        batch_gradients(capture, batch, "mean")
+
+
+def take_turns(turns: Turns, rounds: int) -> dict[str, list[tuple[float, int]]]:
+    """Seconds and real tokens of every batch, all contenders side by side from their first batches to their last."""
+    order = sorted((place / len(turn), name, place) for name, turn in turns.items() for place in range(len(turn)))
+    for turn in turns.values():
+        turn[0][0]()
+    spent: dict[str, list[tuple[float, int]]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for _, name, place in order:
+            run, real = turns[name][place]
+            started = time.perf_counter()
+            run()
+            spent[name].append((time.perf_counter() - started, real))
+    return spent
 
 
 def agreement(shape: str) -> list[str]:
@@ -238,17 +260,14 @@ def main() -> None:
                 text, seconds = measure(dense_cases(model, shape, arguments.dimension), 1, tokens, warm_up=0)
                 lines += [f"## {shape}, {dtype}, dense projections, one round", "", *text]
                 raw.append({"shape": shape, "dtype": dtype, "table": "dense", "seconds": seconds})
-            runs, real, notes = length_cases(model, shape, 2048)
+            turns, notes = length_turns(model, shape, 2048)
             lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
-            seconds = {}
-            for timing in interleave(
-                {n: r for n, r in runs.items() if r is not None}, max(1, arguments.rounds // 2), 0
-            ):
-                rate = real[timing.name] / statistics.median(timing.seconds)
-                lines.append(f"{timing.name}: {rate:,.0f} real tokens/s  ")
-                seconds[timing.name] = timing.seconds
+            spent = take_turns(turns, max(1, arguments.rounds // 2))
+            for name, batches in spent.items():
+                rate = sum(real for _, real in batches) / sum(seconds for seconds, _ in batches)
+                lines.append(f"{name}: {rate:,.0f} real tokens/s  ")
             lines.append("")
-            raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds": seconds, "real_tokens": real})
+            raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds and tokens": spent})
         lines += [f"## {shape}, agreement of exact gradients, the last block, half the tokens labeled", ""]
         lines += [*(f"{line}  " for line in agreement(shape)), ""]
     suffix = "_".join([*(arguments.shape or []), *(arguments.dtype or [])])

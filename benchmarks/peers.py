@@ -13,10 +13,12 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,21 +73,22 @@ def bergson_pass(
     return lambda: step(list(range(len(batch.labels))))
 
 
-def bergson_lengths(model: Any, samples: list[list[int]], tokens: int) -> Run | None:
-    """bergson over samples of any lengths, all labeled, in the batches of `tokens` that it forms itself."""
+def bergson_lengths(model: Any, samples: list[list[int]], tokens: int, count: int) -> list[tuple[Run, int]]:
+    """bergson over samples of any lengths, all labeled, in the batches of `tokens` that it forms itself.
+
+    Returns:
+        `count` of its batches at most, evenly from the shortest to the longest, each with its real tokens.
+    """
     if not installed("bergson"):
-        return None
+        return []
     from bergson import GradientProcessor
     from bergson.data import allocate_batches
 
     step = _bergson(model, samples, samples, GradientProcessor(projection_dim=SIDE), None, None)
-    batches = allocate_batches([len(sample) for sample in samples], tokens)
-
-    def run() -> None:
-        for members in batches:
-            step(members)
-
-    return run
+    lengths = [len(sample) for sample in samples]
+    batches = sorted(allocate_batches(lengths, tokens), key=lambda members: max(lengths[i] for i in members))
+    chosen = np.unique(np.linspace(0, len(batches) - 1, num=min(count, len(batches))).round().astype(int))
+    return [(partial(step, batches[place]), sum(lengths[i] for i in batches[place])) for place in chosen]
 
 
 def _bergson(

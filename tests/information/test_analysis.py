@@ -15,7 +15,7 @@ from spicerack.information.analysis import (
     statistics,
     thirds,
 )
-from spicerack.information.matrix import median_alpha
+from spicerack.information.moments import median_alpha
 from spicerack.information.overlap import overlap, spearman
 from spicerack.information.perturbation import perturbation
 

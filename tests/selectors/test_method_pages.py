@@ -6,6 +6,8 @@ import pytest
 
 from spicerack.selectors import get_selector
 from spicerack.selectors.registry import BUILT_IN
+from spicerack.training.lead import LeadOptions
+from spicerack.training.options import TrainerOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -16,6 +18,12 @@ def test_a_method_has_a_page(name):
     assert f"--method {name}" in page
     missing = [option for option in get_selector(name).Options.model_fields if f"`{option}`" not in page]
     assert not missing
+
+
+def test_lead_has_a_page():
+    page = (DOCS / "methods" / "lead.md").read_text(encoding="utf-8")
+    own = set(LeadOptions.model_fields) - set(TrainerOptions.model_fields)
+    assert not [option for option in own if f"`{option}`" not in page]
 
 
 def test_the_reference_lists_every_method():

@@ -52,7 +52,7 @@ def analyze(
 
     from spicerack.cli.console import console
     from spicerack.information import analysis as maths
-    from spicerack.information.matrix import median_alpha
+    from spicerack.information.moments import median_alpha
     from spicerack.information.overlap import overlap
     from spicerack.selectors.rows import Rows
     from spicerack.store.reader import GradientStore

@@ -13,7 +13,8 @@ from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
 from spicerack.information.greedy import GreedyResult, final_scores, greedy, greedy_truth
 from spicerack.information.lazy import lazy_greedy
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import RowMatrix, second_moment
+from spicerack.information.matrix import RowMatrix
+from spicerack.information.moments import second_moment
 from spicerack.information.posterior import certify_transductive
 from spicerack.information.room import Quotas, Room
 from spicerack.information.search import search

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from spicerack.information.diagonal import DiagonalFisher
 from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix, second_moment
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.moments import second_moment
 from spicerack.information.relaxation import LEAST, affordable, relaxation_bound
 from spicerack.information.state import InformationState
 from spicerack.information.tangent import TAME

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
 
 ETA = 1e-8
 
@@ -172,14 +172,6 @@ def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | N
     if rider is not None:
         rider.tell(products.pop())
     return products
-
-
-def mean_row(matrix: RowMatrix, eligible: BoolArray) -> FloatArray:
-    """Mean of the eligible rows, (k,) float64."""
-    total = np.zeros(matrix.k)
-    for part, rows in matrix.blocks():
-        total += rows[eligible[part]].sum(axis=0)
-    return total / max(1, int(np.count_nonzero(eligible)))
 
 
 def _opposition(inner: FloatArray, squared_norms: FloatArray, eta: float) -> FloatArray:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from spicerack.information.certificate import Allowance, Certificate, Method
-from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray, row_energies
+from spicerack.information.matrix import EPS, BoolArray, FloatArray, IntArray
+from spicerack.information.moments import row_energies
 from spicerack.information.relaxation import (
     LEAST,
     MIX,

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from spicerack.information.inverse import cholesky_of_moment
-from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray, RowMatrix, row_energies
+from spicerack.information.matrix import BLOCK_BYTES, EPS, FloatArray, IntArray, RowMatrix
+from spicerack.information.moments import row_energies
 
 TAME = 1e12
 """Trace of `M` from which it is factored from the rows themselves: beside larger entries the identity is lost."""

@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from spicerack.errors import ConfigurationError
-from spicerack.information.conflict import Conflict, Penalty, mean_row
+from spicerack.information.conflict import Conflict, Penalty
 from spicerack.information.determinant import GaussianResiduals, LinearResiduals, Residuals, spread
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix
+from spicerack.information.moments import mean_row
 from spicerack.information.search import search
 from spicerack.information.submodular import LazyMaximum
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem

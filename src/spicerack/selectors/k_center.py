@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from spicerack.information.conflict import mean_row
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix
+from spicerack.information.moments import mean_row
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.preparing import ARRAY, RowsFrom, memory_for, needs_rows, read_array

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from spicerack.errors import ConfigurationError
-from spicerack.information.matrix import RowMatrix, median_alpha
+from spicerack.information.matrix import RowMatrix
+from spicerack.information.moments import median_alpha
 from spicerack.selectors.base import Needs, Problem
 from spicerack.selectors.devices import device_for
 from spicerack.selectors.ranking import with_values

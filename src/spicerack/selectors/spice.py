@@ -16,12 +16,13 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from spicerack.errors import ConfigurationError, GradientError
-from spicerack.information.conflict import Conflict, Penalty, mean_row
+from spicerack.information.conflict import Conflict, Penalty
 from spicerack.information.density import densities
 from spicerack.information.diagonal import AdaFisherCode, DiagonalFisher
 from spicerack.information.greedy import GreedyResult, final_scores
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix, second_moment
+from spicerack.information.matrix import BoolArray, FloatArray, RowMatrix
+from spicerack.information.moments import mean_row, second_moment
 from spicerack.information.room import Room
 from spicerack.information.schedule import check_reach, walk_pools
 from spicerack.information.search import cheapest_owed, partition_greedy, room_among, search, stochastic_greedy

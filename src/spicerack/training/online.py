@@ -24,7 +24,8 @@ from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty
 from spicerack.information.decomposition import TRACE_DTYPE
 from spicerack.information.logdet import FullFisher
-from spicerack.information.matrix import RowMatrix, median_alpha
+from spicerack.information.matrix import RowMatrix
+from spicerack.information.moments import median_alpha
 from spicerack.information.room import Room
 from spicerack.information.schedule import PartRoom
 from spicerack.information.search import search
