@@ -72,8 +72,7 @@ def adam_pass(model: peft.PeftModel, batch: Batch, dimension: int) -> Callable[[
     moments = AdamMoments({name: torch.zeros_like(moment) for name, moment in second.items()}, second, step=10)
 
     def run() -> object:
-        attention = own_attention(model, batch.input_ids.shape[1])
-        with attention, GradientCapture(model, projection, moments=moments) as capture:
+        with GradientCapture(model, projection, moments=moments, attention=own_attention(model)) as capture:
             return batch_gradients(capture, batch, "mean").directions
 
     return run
@@ -177,7 +176,7 @@ def length_turns(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Turn
 
 
 def one_batch(model: LlamaForCausalLM, projection: Projection, batch: Batch) -> None:
-    with own_attention(model, 512), GradientCapture(model, projection) as capture:
+    with GradientCapture(model, projection, attention=own_attention(model)) as capture:
         batch_gradients(capture, batch, "mean")
 
 

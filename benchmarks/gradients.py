@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -30,7 +29,8 @@ from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.cost import count_flops, measure_peak
 from spicerack.gradients.projection import Projection
-from spicerack.models.loading import LoadedModel, choose_attention
+from spicerack.models.attention import AttentionByBatch, choose_attention
+from spicerack.models.loading import LoadedModel
 from spicerack.models.parameters import tracked_parameters
 
 SHAPES = {
@@ -91,20 +91,15 @@ def spicerack_pass(
     projection = Projection(tracked_parameters(model, which), dimension=dimension, dtype=model.dtype)
 
     def run() -> torch.Tensor:
-        with own_attention(model, batch.input_ids.shape[1]), GradientCapture(model, projection) as capture:
+        with GradientCapture(model, projection, attention=own_attention(model)) as capture:
             return batch_gradients(capture, batch, "mean").rows
 
     return run
 
 
-@contextmanager
-def own_attention(model: LlamaForCausalLM, longest: int) -> Iterator[None]:
-    """The attention that the pass chooses for samples of such a length; the others keep the model's default."""
-    choose_attention(LoadedModel(model, None, "benchmark", model.device, attention_is_open=True), longest)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("sdpa")
+def own_attention(model: LlamaForCausalLM) -> AttentionByBatch | None:
+    """The attention that the pass chooses for each batch; the others keep the model's default."""
+    return choose_attention(LoadedModel(model, None, "benchmark", model.device, attention_is_open=True))
 
 
 def waited(run: Callable[[], object], device: str) -> Callable[[], object]:

@@ -8,7 +8,8 @@ import torch
 
 from spicerack.config import ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
-from spicerack.models.loading import choose_attention, choose_device, choose_dtype, load_model, load_tokenizer
+from spicerack.models.attention import SCORES_AT_ONCE, choose_attention
+from spicerack.models.loading import choose_device, choose_dtype, load_model, load_tokenizer
 from spicerack.testing import tiny_model, tiny_tokenizer
 
 
@@ -97,17 +98,21 @@ def test_an_unknown_device_is_refused():
 
 
 def test_attention_is_chosen_only_where_nobody_named_one(folder):
-    chosen = choose_attention(load_model(folder, ModelConfig(dtype="bfloat16", device="cpu")), 100)
+    chosen = choose_attention(load_model(folder, ModelConfig(dtype="bfloat16", device="cpu")))
     assert chosen is not None
-    assert (chosen.name, chosen.value) == ("attn_implementation", "eager")
-    for options, longest in [
-        ({"dtype": "bfloat16", "attn_implementation": "sdpa"}, 100),
-        ({"dtype": "float32"}, 100),
-        ({"dtype": "bfloat16"}, 5000),
-    ]:
-        loaded = load_model(folder, ModelConfig(device="cpu", **options))
-        assert choose_attention(loaded, longest) is None
-        assert loaded.model.config._attn_implementation == "sdpa"
+    assert chosen.choice.value == "eager up to 8388608 scores, else sdpa"
+    for options in ({"dtype": "bfloat16", "attn_implementation": "sdpa"}, {"dtype": "float32"}):
+        assert choose_attention(load_model(folder, ModelConfig(device="cpu", **options))) is None
+
+
+def test_attention_is_plain_for_few_scores_and_the_models_own_for_many(folder):
+    loaded = load_model(folder, ModelConfig(dtype="bfloat16", device="cpu"))
+    chosen, config = choose_attention(loaded), loaded.model.config
+    most = int((SCORES_AT_ONCE / (2 * chosen.heads)) ** 0.5)
+    for width, expected in ((most, "eager"), (most + 1, "sdpa")):
+        with chosen.of(2, width):
+            assert config._attn_implementation == expected
+        assert config._attn_implementation == "sdpa"
 
 
 def test_a_stated_dtype_is_kept():

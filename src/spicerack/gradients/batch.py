@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,9 @@ def _gradients(capture: GradientCapture, batch: Batch, reduction: Reduction) -> 
     scale = capture.loss_scale
     capture.begin(positions)
     with torch.enable_grad():
-        hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask, row))
+        attention = None if row else capture.attention
+        with attention.of(*batch.input_ids.shape) if attention else nullcontext():
+            hidden = positions.gather(capture.head.hidden(batch.input_ids, batch.attention_mask, row))
         losses, gradient = _through_head(capture, hidden.detach(), positions, targets, weights * scale)
         if hidden.requires_grad:  # it does not where the head alone is tracked
             hidden.backward(gradient)

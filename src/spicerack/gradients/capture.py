@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spicerack.gradients.optimizers import Moments
+    from spicerack.models.attention import AttentionByBatch
 
 FLOAT16_LOSS_SCALE = 4096.0  # activation gradients of mean losses fall below float16's smallest number without it
 WHOLE_ELEMENTS = 1 << 24  # elements of the full gradients formed at a time: 64 MB, and as much for each temporary
@@ -49,6 +50,7 @@ class GradientCapture:
         exact_norms: bool = False,
         moments: Moments | None = None,
         packing: bool = False,
+        attention: AttentionByBatch | None = None,
     ) -> None:
         """Prepare the hooks.
 
@@ -58,6 +60,7 @@ class GradientCapture:
             exact_norms: also form each sample's full gradients, one weight at a time, for their norms.
             moments: also sketch the direction that this optimizer would make of each sample's gradient; forms them too.
             packing: give the model the samples of a batch in one row; `leaks.why_not_packed` says whether it may be.
+            attention: of each batch; None: the model's own for all.
 
         Raises:
             ModelError: moments of fused experts, or a model whose head cannot be told apart.
@@ -67,6 +70,7 @@ class GradientCapture:
         self.exact_norms = exact_norms
         self.moments = moments
         self.packing = packing
+        self.attention = attention
         self.loss_scale = FLOAT16_LOSS_SCALE if model.dtype == torch.float16 else 1.0
         self.head = Head(model)
         self.sketches = self.directions = torch.empty(0)

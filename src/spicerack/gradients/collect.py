@@ -20,7 +20,7 @@ from spicerack.errors import ConfigurationError, ModelError
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
 from spicerack.gradients.description import choices_of, settings_of
 from spicerack.gradients.survey import Progress, Survey, survey
-from spicerack.models.loading import choose_attention
+from spicerack.models.attention import choose_attention
 from spicerack.store.filling import Results, fill_shards
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class GradientPass:
         self.cost: Cost | None = None  # of `run`, if it had anything to do
         self.survey = plan.survey if plan else survey(pool, labeler, progress)
         check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
-        attention = choose_attention(loaded, int(self.survey.tokens.max()))
+        self.attention = choose_attention(loaded)
         self.packing, packing = choose_packing(loaded, config.packing)
         self.masked = self.packing or why_masked(loaded.model) is not None
         self.parameters = tracked_parameters(loaded.model, config.parameters)
@@ -98,6 +98,7 @@ class GradientPass:
         self.projection = plan.projection if plan else self._lay_out()
         self.batch_size: BatchSize | None = None  # of `run`
         self.optimizer, self.moments = self._read_moments()
+        attention = None if self.attention is None else self.attention.choice
         self.choices = choices_of(self, [choice for choice in (attention, packing) if choice])
 
     @property
@@ -206,7 +207,12 @@ class GradientPass:
 
         exact = self.config.gradient_norm == "exact"
         return GradientCapture(
-            self.loaded.model, self.projection, exact_norms=exact, moments=self.moments, packing=self.packing
+            self.loaded.model,
+            self.projection,
+            exact_norms=exact,
+            moments=self.moments,
+            packing=self.packing,
+            attention=self.attention,
         )
 
     def _encode(self, shard: Shard) -> list[Encoded]:

@@ -46,6 +46,8 @@ def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:
         "shard_rows": config.shard_rows,
         "storage_dtype": config.storage_dtype,
     }
+    if planned.attention is not None:
+        settings["attn_implementation"] = planned.attention.name
     if planned.packing:  # named where it is on alone: stores from before there was a choice go on
         settings["packing"] = True
     if state := planned.optimizer:

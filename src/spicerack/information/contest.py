@@ -49,11 +49,11 @@ def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
         rows = _by_scores(run, weight)
     if rows.size > 1:
         scores, slack = state.gains()[rows], state.slack(rows)
-        if weight and rows.size <= few:
-            scores -= weight * conflict.exact(rows)
-        elif weight:
+        if run.crowded:  # the last pass brought the conflict of all rows
             scores -= weight * conflict.values()[rows]
             slack += weight * conflict.slack(rows)
+        elif weight:
+            scores -= weight * conflict.exact(rows)
         rows = rows[contenders(scores, slack, state.tolerance, weight)]
     return rows, state.matrix.copies(rows) if rows.size > 1 else rows
 

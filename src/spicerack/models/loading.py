@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LONGEST_FOR_EAGER = 1024  # tokens
 SAMPLED_ELEMENTS = 1024  # per parameter, spread over it: enough to tell two trainings of one model apart
 
 
@@ -91,19 +90,6 @@ def load_model(
     tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
     choices = tuple(choice for choice in (device_choice, dtype_choice) if choice)
     return LoadedModel(loaded.eval(), tokenizer, str(model), device, choices, config.attn_implementation is None)
-
-
-def choose_attention(loaded: LoadedModel, longest: int) -> Choice | None:
-    """Where nobody named one, take the attention that is faster for the pass; what it computes is the same.
-
-    On a CPU in bfloat16 the backward of the fused kernel is slower than plain matrix products (a tenth of the whole
-    pass at 128 tokens), which however hold the (t, t) weights of every head, so only samples of moderate length get it.
-    """
-    cpu_bfloat16 = loaded.device.type == "cpu" and loaded.dtype == "bfloat16"
-    if not (loaded.attention_is_open and cpu_bfloat16 and longest <= LONGEST_FOR_EAGER):
-        return None
-    loaded.model.set_attn_implementation("eager")
-    return Choice("attn_implementation", "eager", "faster than the fused kernel on a CPU in bfloat16 at these lengths")
 
 
 def load_tokenizer(name: str, config: ModelConfig) -> PreTrainedTokenizerBase:
