@@ -27,7 +27,7 @@ from gradients import BATCHES, SHAPES, make_batch, own_attention, spicerack_pass
 from harness import interleave, keep, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spicerack.data.batching import Batch, collate, plan_batches, spread_batches
+from spicerack.data.batching import Batch, collate, plan_batches
 from spicerack.gradients.batch import batch_gradients
 from spicerack.gradients.capture import GradientCapture
 from spicerack.gradients.optimizers import AdamMoments
@@ -39,7 +39,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "bergson", "dattri", "traker")
 STEP = "training step"
 SHARD = 1024  # samples of any lengths: with few, none has neighbors of its length
-MIXED_BATCHES = {"tiny": 64, "smollm2": 12}  # of a shard's, evenly from the shortest samples to the longest
+MIXED_BATCHES = {"tiny": 64, "smollm2": 16}  # of a shard's, evenly from the shortest samples to the longest
 Turns = dict[str, list[tuple[Callable[[], object], int]]]
 """A contender's batches, each with its real tokens."""
 Cases = dict[str, Callable[[], object] | None]
@@ -163,7 +163,7 @@ def length_turns(model: LlamaForCausalLM, shape: str, tokens: int) -> tuple[Turn
         samples = random_samples(lengths.tolist(), vocab_size=SHAPES[shape]["vocab_size"], trained=1.0)
         plan = plan_batches(lengths, tokens)
         padded = sum(len(members) * lengths[members].max() for members in plan)
-        chosen = spread_batches(lengths, tokens, number)
+        chosen = [plan[place] for place in peers.evenly(len(plan), number)]
         notes.append(f"{kind} lengths: {len(chosen)} of {len(plan)} batches, {1 - lengths.sum() / padded:.1%} pads")
         batches = [replace(collate([samples[i] for i in members]), attention_mask=None) for members in chosen]
         turns[f"spicerack, {kind} lengths"] = [

@@ -18,7 +18,6 @@ from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,8 +86,16 @@ def bergson_lengths(model: Any, samples: list[list[int]], tokens: int, count: in
     step = _bergson(model, samples, samples, GradientProcessor(projection_dim=SIDE), None, None)
     lengths = [len(sample) for sample in samples]
     batches = sorted(allocate_batches(lengths, tokens), key=lambda members: max(lengths[i] for i in members))
-    chosen = np.unique(np.linspace(0, len(batches) - 1, num=min(count, len(batches))).round().astype(int))
-    return [(partial(step, batches[place]), sum(lengths[i] for i in batches[place])) for place in chosen]
+    return [
+        (partial(step, batches[place]), sum(lengths[i] for i in batches[place]))
+        for place in evenly(len(batches), count)
+    ]
+
+
+def evenly(size: int, count: int) -> list[int]:
+    """`count` places of `size`, the middle of each of `count` equal parts; all where there are no more."""
+    count = min(size, count)
+    return [int((2 * part + 1) * size / (2 * count)) for part in range(count)]
 
 
 def _bergson(
