@@ -104,7 +104,7 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     inputs = Preparation(config, watcher.progress).run(
         pool,
         comparison.methods,
-        budgets=[parse_budget(budget) for budget in comparison.budgets],
+        budgets=comparison.budgets,
         store=comparison.store,
         target=comparison.target,
     )

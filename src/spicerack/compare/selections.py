@@ -154,7 +154,7 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
         wants = method.options.get(WITH_TARGET, False)
         if not isinstance(wants, bool):
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")
-        if needs is not None and not has_target and (wants or needs.target == "required"):
-            raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
         reads = needs is not None and (wants or needs.target == "required")
+        if reads and not has_target:
+            raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
         check_given(get_selector(method.name), options_of_method(method), subtask_names(reads, None))

@@ -108,7 +108,8 @@ class Field:
         slope: float,
         many: bool,
     ) -> None:
-        self._of = gains, gains if conflict is None else conflict, open_, vector, weight, slope
+        self._vectors = gains, gains if conflict is None else conflict, open_, vector
+        self._weight, self._slope = weight, slope
         self._many = many
         self._bounds: FloatArray | None = None
 
@@ -117,12 +118,12 @@ class Field:
         if self._many:
             from spicerack.information.native import best
 
-            row, score, most = best(*self._of)
+            row, score, most = best(self._vectors, self._weight, self._slope)
             return np.array([row]), score, most
-        gains, conflict, open_, vector, weight, slope = self._of
-        scores = np.where(open_, gains - weight * conflict if weight else gains, -np.inf)
+        gains, conflict, open_, vector = self._vectors
+        scores = np.where(open_, gains - self._weight * conflict if self._weight else gains, -np.inf)
         row = int(scores.argmax())
-        self._bounds = scores + slope * vector
+        self._bounds = scores + self._slope * vector
         return np.array([row]), float(scores[row]), float(self._bounds.max())
 
     def above(self, least: float) -> IntArray:
@@ -130,7 +131,7 @@ class Field:
         if self._many:
             from spicerack.information.native import above
 
-            return above(*self._of, least)
+            return above(self._vectors, self._weight, self._slope, least)
         assert self._bounds is not None
         return np.flatnonzero(self._bounds >= least)
 

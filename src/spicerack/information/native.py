@@ -75,31 +75,22 @@ def follow(
     return float(_follow(p, r, *vectors, *factors))
 
 
-def best(
-    gains: npt.NDArray[np.float64],
-    conflict: npt.NDArray[np.float64],
-    open_: npt.NDArray[np.bool_],
-    vector: npt.NDArray[np.float64],
-    weight: float,
-    slope: float,
-) -> tuple[int, float, float]:
-    """What `contest.Field.best` finds: the first row of the largest score, the score, the largest bound."""
-    row, score, most = _best(gains, conflict, open_, vector, weight, slope)
+def best(vectors: Sequence[npt.NDArray[Any]], weight: float, slope: float) -> tuple[int, float, float]:
+    """What `contest.Field.best` finds: the first row of the largest score, the score, the largest bound.
+
+    Args:
+        vectors: gains, conflict, mask of the open rows, and what `slope` is multiplied with, (n,) each.
+        weight: of the conflict.
+        slope: of the bound.
+    """
+    row, score, most = _best(*vectors, weight, slope)
     return int(row), float(score), float(most)
 
 
-def above(
-    gains: npt.NDArray[np.float64],
-    conflict: npt.NDArray[np.float64],
-    open_: npt.NDArray[np.bool_],
-    vector: npt.NDArray[np.float64],
-    weight: float,
-    slope: float,
-    least: float,
-) -> npt.NDArray[np.int64]:
-    """What `contest.Field.above` finds: the rows whose bound is `least` or more."""
-    found = np.empty(gains.size, dtype=np.int64)
-    return found[: _above(gains, conflict, open_, vector, weight, slope, least, found)].copy()
+def above(vectors: Sequence[npt.NDArray[Any]], weight: float, slope: float, least: float) -> npt.NDArray[np.int64]:
+    """What `contest.Field.above` finds: the rows whose bound is `least` or more; arguments as for `best`."""
+    found = np.empty(len(vectors[0]), dtype=np.int64)
+    return found[: _above(*vectors, weight, slope, least, found)].copy()
 
 
 @_compiled
