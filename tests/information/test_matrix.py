@@ -37,6 +37,41 @@ def test_products_are_within_their_rounding(kind, k, large, monkeypatch):
         assert (np.abs(M.working_at(slice(None)) @ narrow - G @ V) <= limit).all()  # as pools and refreshes multiply
 
 
+@pytest.mark.parametrize("k", [8, 384, 4096])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("widened", [False, True])
+def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, widened, monkeypatch):
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
+    monkeypatch.setattr(native, "HALVES", native.HALVES and not widened)  # where the processor cannot, numpy widens
+    rng = np.random.default_rng(k)
+    G = rows_of(kind, 64, k, rng)
+    lengths = np.linalg.norm(G, axis=1)
+    stored = (G / lengths[:, None]).astype(np.float16)
+    stored[3, :4] = [6e-8, -5e-6, 0.0, -0.0]  # the smallest numbers of half precision among them
+    exact = stored.astype(np.float64) * lengths[:, None]
+    M = RowMatrix(stored, lambda rows: exact[rows], lengths=lengths)
+    V = np.concatenate([rows_of("plain", 4, k, rng), rows_of(kind, 1, k, rng)]).T
+    limit = M.rounding * np.linalg.norm(exact, axis=1)[:, None] * np.linalg.norm(V, axis=0)
+    assert (np.abs(M.product(V) - exact @ V) <= limit).all()
+    np.testing.assert_allclose(M.working_at(np.array([5, 3])), exact[[5, 3]], rtol=1e-6)
+    assert [rows.dtype for _, rows in M.working_blocks()] == [np.float32]
+
+
+def test_a_listener_hears_of_every_row_once(monkeypatch):
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
+    G = np.random.default_rng(0).standard_normal((101, 5)).astype(np.float32)
+    heard = np.zeros((4, 101))
+
+    def listen(part, products):
+        heard[:, part] += products
+
+    V = np.random.default_rng(1).standard_normal((5, 4))
+    for M in (RowMatrix(G), RowMatrix(None, lambda rows: G[rows], working_at=lambda rows: G[rows], shape=G.shape)):
+        heard[:] = 0.0
+        np.testing.assert_array_equal(M.product(V, listen), heard.T)
+        np.testing.assert_allclose(heard.T, G @ V, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e-60, 1e60])
 def test_columns_outside_the_range_of_float32(scale):
     G = np.random.default_rng(0).standard_normal((5, 3))

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.products import Then
 
 ETA = 1e-8
 
@@ -93,13 +94,20 @@ class Conflict:
     def values(self) -> FloatArray:
         """Conflict of every row with the picks, (n,), in [0, 1]; one pass over all rows after each pick."""
         if self._values is None:
-            self.tell(self.matrix.product(self.direction()[0]))
+            ride_along(self.matrix, [], self)
         assert self._values is not None
         return self._values
 
-    def tell(self, products: FloatArray) -> None:
-        """What a pass over all rows found: their products with the direction of now, (n,)."""
-        self._values = self.of(self.inner(products, self.direction()[0]), slice(None))
+    def listener(self) -> Then:
+        """For a pass over all rows whose last column is the direction of now: what `values` will be is told by runs."""
+        direction = self.direction()[0]
+        values = self._values = np.empty(self.matrix.n)
+        _ = self.lengths  # before threads ask for it
+
+        def told(part: slice, products: FloatArray) -> None:
+            values[part] = self.of(self.inner(products[-1], direction), part)
+
+        return told
 
     def inner(self, products: FloatArray, direction: FloatArray) -> FloatArray:
         """`(g_i - mu) . direction` from the products `g_i . direction`."""
@@ -163,15 +171,25 @@ class Conflict:
         return X if self.center is None else X - self.center
 
 
-def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | None) -> list[FloatArray]:
-    """Products of all rows with columns (k,), in one pass that also serves the rider, if there is one."""
-    if rider is None and len(columns) == 1:
-        return [matrix.product(columns[0])]
-    both = columns if rider is None else [*columns, rider.direction()[0]]
-    products = list(matrix.product(np.stack(both, axis=1)).T)
+def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | None, then: Then | None = None) -> None:
+    """A pass over all rows that also serves the rider, if there is one.
+
+    Args:
+        matrix: the rows.
+        columns: (k,) each.
+        rider: a conflict on the same rows.
+        then: told of the products with the columns, a run of rows at a time.
+    """
+    listeners = [then] if then is not None else []
     if rider is not None:
-        rider.tell(products.pop())
-    return products
+        listeners.insert(0, rider.listener())  # the other may alter the products
+        columns = [*columns, rider.direction()[0]]
+
+    def told(part: slice, products: FloatArray) -> None:
+        for listener in listeners:
+            listener(part, products)
+
+    matrix.product(np.stack(columns, axis=1), told)
 
 
 def _opposition(inner: FloatArray, squared_norms: FloatArray, eta: float) -> FloatArray:

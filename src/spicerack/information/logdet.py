@@ -100,7 +100,7 @@ class FullFisher:
     def add(self, i: int, rider: Conflict | None = None) -> float:
         """Absorb row i; one pass over all rows, with the conflict's column if it rides along. Returns its gain."""
         gain = self.push(i)
-        self.lower(slice(None), ride_along(self.matrix, [self.drop], rider)[0] ** 2)
+        ride_along(self.matrix, [self.drop], rider, lambda part, products: self.lower(part, products[0] ** 2))
         return gain
 
     def absorb(self, rows: IntArray) -> None:

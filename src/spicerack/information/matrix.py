@@ -8,10 +8,9 @@ Whatever decides a pick reads the *exact rows*: float64, from the source itself.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -20,24 +19,20 @@ import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
 from spicerack.information.device import DeviceRows
+from spicerack.information.products import STREAMS, AsHeld, Then, as_float32, products
+from spicerack.information.products import FloatArray as FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 RowsAt = Callable[[IntArray | slice], FloatArray]
 WorkingAt = Callable[[IntArray | slice], npt.NDArray[Any]]
-StreamAt = Callable[[slice], tuple[npt.NDArray[Any], FloatArray | None]]
+StreamAt = Callable[[slice], AsHeld]
 
 BLOCK_BYTES = 32 << 20
 """Size of a float64 block when all rows are streamed: large enough for a matrix product, small beside any pool."""
 
 STREAM_BYTES = 4 << 20
-"""Size of a block of working rows read for a pass: it is still in the cache when it is multiplied."""
-
-STREAMS = max(1, min(8, os.cpu_count() or 1))
-"""Threads of a product. Where rows are streamed, each reads, converts and multiplies its own blocks: a block that is
-handed from one thread to another has left the cache (on two cores 0.43 s a pass over 2 GB of half precision, against
-0.95 s)."""
+"""Size of a block of float32 rows read for a pass: it is still in the cache when it is multiplied."""
 
 NATIVE_ABOVE = 1 << 22
 """Entries of a matrix from which compiled loops multiply it (`native.py`): below, their import is not worth it."""
@@ -49,13 +44,15 @@ class RowMatrix:
     """Rows `G` of shape (n, k) with their exact float64 form.
 
     Args:
-        G: float32 or float64 working copy, never altered, or one on a device; None: working rows are read through
-            `working_at` each time.
+        G: float16, float32 or float64 working copy, never altered, or one on a device; None: working rows are read
+            through `working_at` each time. Half precision is for rows that are stored in it: passes with few columns
+            read it in little more than half the time, and it is `many` rows or not worth it.
         rows_at: gives the exact rows, float64 (r, k), of row numbers (an int64 array or a slice). Default: those of
             `G`.
         working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
-        stream_at: gives a run of rows for a pass without `G`, (r, k), and what their products are to be multiplied
-            with, (r,), or None: rows stored at unit length need not be scaled. Default: what `working_at` gives.
+        stream_at: gives a run of rows for a pass without `G`, float16 or as the working rows. Default: what
+            `working_at` gives.
+        lengths: what the products of the rows of `G` are to be multiplied with, (n,), for rows held at unit length.
         shape: (n, k); needed without `G`.
     """
 
@@ -66,6 +63,7 @@ class RowMatrix:
         *,
         working_at: WorkingAt | None = None,
         stream_at: StreamAt | None = None,
+        lengths: FloatArray | None = None,
         shape: tuple[int, int] | None = None,
     ) -> None:
         if G is None and (rows_at is None or working_at is None or shape is None):
@@ -75,6 +73,7 @@ class RowMatrix:
         self._rows_at = rows_at
         self._working_at = working_at
         self._stream_at = stream_at or (lambda part: (self.working_at(part), None))
+        self._lengths = lengths
         self._wide = bool(G is not None and G.dtype == np.float64)
         self._known: dict[bytes, int] = {}
         self._row: tuple[int, FloatArray] | None = None
@@ -87,7 +86,12 @@ class RowMatrix:
     @property
     def many(self) -> bool:
         """Whether the rows are so many that compiled loops pay."""
-        return self.n * self.k >= NATIVE_ABOVE
+        return many(self.n, self.k)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether no memory holds a working copy."""
+        return self._G is None
 
     @property
     def _away(self) -> DeviceRows | None:
@@ -109,10 +113,11 @@ class RowMatrix:
 
     def working_at(self, rows: IntArray | slice) -> npt.NDArray[Any]:
         """Working rows (r, k) in main memory; a slice of a copy there is a view."""
-        if self._G is not None:
-            return self._G[rows]
-        assert self._working_at is not None
-        return self._working_at(rows)
+        if self._G is None:
+            assert self._working_at is not None
+            return self._working_at(rows)
+        found = as_float32(self._G[rows]) if self._G.dtype == np.float16 else self._G[rows]
+        return found if self._lengths is None else found * self._lengths[rows, None].astype(found.dtype)
 
     def among(self, rows: IntArray) -> RowMatrix:
         """Some of the rows, their working copy in main memory, numbered as in `rows`."""
@@ -127,7 +132,7 @@ class RowMatrix:
         """All working rows, a block at a time, in order; the next block is read while one is used."""
         if self._G is not None:
             for part in self._parts(BLOCK_BYTES // (8 * self.k)):
-                yield part, self._G[part]
+                yield part, self.working_at(part)
             return
         parts = self._parts(STREAM_BYTES // (4 * self.k))
         with ThreadPoolExecutor(1, "read-ahead") as reader:
@@ -171,49 +176,37 @@ class RowMatrix:
         here = float(eps * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0)))
         return here if self._away is None else max(here, self._away.rounding)
 
-    def product(self, v: FloatArray) -> FloatArray:
+    def product(self, v: FloatArray, then: Then | None = None) -> FloatArray:
         """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`; for `v` of shape (k, c), (n, c).
 
-        Of several columns that are not all zero each is contiguous.
+        Args:
+            v: of which each column that comes back is contiguous.
+            then: told of the products, a run of rows at a time, and may alter them.
         """
         columns = v[None] if v.ndim == 1 else np.ascontiguousarray(v.T)  # (c, k)
         scale = np.abs(columns).max(axis=1, keepdims=True)  # v may lie outside float32's range
-        if not scale.any():
-            return np.zeros((self.n, *v.shape[1:]))
-        out = self._multiply(columns / np.where(scale > 0.0, scale, 1.0))
-        out *= scale
+        columns = columns / np.where(scale > 0.0, scale, 1.0)
+        if self.many and self._away is None and scale.any():
+            out = products(self._pass_parts(), self._read, columns, scale, self.n, then)
+        else:
+            out = self._multiply(columns) * scale if scale.any() else np.zeros((len(columns), self.n))
+            if then is not None:
+                then(slice(0, self.n), out)
         return out[0] if v.ndim == 1 else out.T
 
     def _multiply(self, columns: FloatArray) -> FloatArray:
-        """Products with columns (c, k) of moderate size, (c, n)."""
+        """Products of few rows, or of rows away, with columns (c, k), (c, n)."""
         if self._away is not None:
             return self._away.product(columns).astype(np.float64)
-        if not self.many:
-            rows, lengths = self._read(slice(0, self.n))
-            few = _times(rows, columns)
-            return few if lengths is None else few * lengths
-        from spicerack.information.native import COLUMNS
+        rows, lengths = self._read(slice(0, self.n))
+        found = _times(rows, columns)
+        return found if lengths is None else found * lengths
 
-        found = np.empty((-(-len(columns) // COLUMNS) * COLUMNS, self.n))
-        filled = np.concatenate([columns, np.zeros((len(found) - len(columns), self.k))])
-        for start in range(0, len(found), COLUMNS):
-            few, out = filled[start : start + COLUMNS], found[start : start + COLUMNS]
-            for _ in _streams().map(partial(self._multiply_part, few, out), self._pass_parts()):
-                pass
-        return found[: len(columns)]
-
-    def _multiply_part(self, columns: FloatArray, out: FloatArray, part: slice) -> None:
-        from spicerack.information.native import multiply
-
-        rows, lengths = self._read(part)
-        multiply(rows, columns.astype(rows.dtype), out, part.start)
-        if lengths is not None:
-            out[:, part] *= lengths
-
-    def _read(self, part: slice) -> tuple[npt.NDArray[Any], FloatArray | None]:
-        """A run of rows as a pass multiplies them, and what the products are to be multiplied with."""
+    def _read(self, part: slice) -> AsHeld:
+        """A run of rows as a pass multiplies them."""
         if self._held:
-            return self.working_at(part), None
+            assert isinstance(self._G, np.ndarray)
+            return self._G[part], None if self._lengths is None else self._lengths[part]
         return (self.rows_at(part), None) if self._wide else self._stream_at(part)
 
     def _pass_parts(self) -> Iterator[slice]:
@@ -269,18 +262,9 @@ class RowMatrix:
         return self._copies[rows]
 
 
-@cache
-def _streams() -> ThreadPoolExecutor:
-    """The threads of products, kept: to start them anew for each costs a tenth of a pass over 200 MB."""
-    return ThreadPoolExecutor(STREAMS, "product")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_streams.cache_clear)  # a fork has none of the threads
-
-
 def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:
-    """`columns X^T`, (c, r), in the precision of X; in a small X numpy's single columns are fastest."""
+    """`columns X^T`, (c, r), in float32 at least; in a small X numpy's single columns are fastest."""
+    X = as_float32(X) if X.dtype == np.float16 else X
     return np.stack([X @ column for column in columns.astype(X.dtype)]).astype(np.float64)
 
 
@@ -288,6 +272,11 @@ def _where(rows: IntArray) -> IntArray | slice:
     """Row numbers, as a slice where they run without gaps: of a copy in memory that is a view."""
     run = rows.size > 0 and int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
     return slice(int(rows[0]), int(rows[-1]) + 1) if run else rows
+
+
+def many(n: int, k: int) -> bool:
+    """Whether a matrix of n rows of k entries is so large that compiled loops pay."""
+    return n * k >= NATIVE_ABOVE
 
 
 def as_row_matrix(G: npt.NDArray[Any] | RowMatrix) -> RowMatrix:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from spicerack.information.conflict import Conflict, ride_along
 from spicerack.information.inverse import Inverse
 from spicerack.information.logdet import TIE
 from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, as_row_matrix
+from spicerack.information.products import Then
 
 
 class Transductive:
@@ -49,6 +51,7 @@ class Transductive:
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
         self._steepest = 0.0  # largest error2 / rho
+        self._lock = Lock()
         self._per_rho = 1.0 / np.maximum(self.rho, np.finfo(np.float64).tiny)
         self._lengths = np.sqrt(self.matrix.squared_norms)
         self._recompute()
@@ -90,8 +93,7 @@ class Transductive:
         row, w, v, aq = self._look(i)
         u = self._inverse.solve((self.C @ w)[None])[0][0]
         gain = self._push(i, row, w, v, aq)
-        p, r = ride_along(self.matrix, [w, u], rider)
-        self._follow(p, r, w, u, self.alpha / (1.0 + aq), v)
+        ride_along(self.matrix, [w, u], rider, self._follower(w, u, self.alpha / (1.0 + aq), v))
         return gain
 
     def push(self, i: int) -> float:
@@ -134,8 +136,8 @@ class Transductive:
         self.value += gain
         return gain
 
-    def _follow(self, p: FloatArray, r: FloatArray, w: FloatArray, u: FloatArray, b: float, v: float) -> None:
-        """What a pick does to all rows; p and r (n,) are their products with w and u, and are overwritten.
+    def _follower(self, w: FloatArray, u: FloatArray, b: float, v: float) -> Then:
+        """What a pick does to rows whose products with w and u are known; these are overwritten.
 
         A pass errs by `d |g| |w|` in p and `d |g| |u|` in r, d its rounding. So a pick leaves an error of at most
         `d |g| (A |p| + B |r|) + d^2 |g|^2 D` in v; those of different picks add in quadrature.
@@ -145,12 +147,18 @@ class Transductive:
         D = 2.0 * b * length * other + b * b * v * length * length
         vectors = self._den, self._av, self._error2, self._gains, self._per_rho
         factors = self.alpha * b, -2.0 * self.alpha * b, self.alpha * b * b * v, 2.0 * A * A, 2.0 * B * B
+        self._second2 += D * D
         if self.matrix.many:
             from spicerack.information.native import follow
         else:
             follow = follow_by_numpy
-        self._steepest = max(self._steepest, follow(p, r, vectors, factors))
-        self._second2 += D * D
+
+        def follow_run(part: slice, products: FloatArray) -> None:
+            steepest = follow(products[0], products[1], [vector[part] for vector in vectors], factors)
+            with self._lock:
+                self._steepest = max(self._steepest, steepest)
+
+        return follow_run
 
     def _wide(self) -> float:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)

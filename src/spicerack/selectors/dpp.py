@@ -84,7 +84,16 @@ class Dpp:
         problem = narrowed(problem, usable)
         dtype = np.float64 if options.kernel == "rbf" else np.float32  # distances of float32 products are too coarse
         moved = options.kernel == "cosine" and not options.regularize
-        matrix = held_rows(problem, rows, "unit", dtype, memory_gb=options.memory_gb, device=options.device, pays=moved)
+        matrix = held_rows(
+            problem,
+            rows,
+            "unit",
+            dtype,
+            memory_gb=options.memory_gb,
+            device=options.device,
+            pays=moved,
+            halves=moved,
+        )
         if options.kernel == "cosine" and options.regularize:
             return _regularized(problem, rows, matrix, quality, usable)
         residuals, resolved = _residuals(problem, options, matrix, quality, usable)

@@ -22,7 +22,7 @@ from spicerack.information.submodular import lazy_certificate, lazy_picks
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.certifying import allowance, certificate_of, prefix_bounds
 from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
-from spicerack.selectors.preparing import held_rows, memory_for, read_array, resolve_alpha
+from spicerack.selectors.preparing import held_rows, read_array, resolve_alpha
 from spicerack.selectors.ranking import narrowed
 
 STATES = "states"
@@ -116,7 +116,7 @@ def _by_rows(problem: Problem, options: FisherOptions) -> Picks:
 def _by_samples(problem: Problem, options: FisherOptions) -> Picks:
     rows, usable = read_array(problem, STATES)
     problem = narrowed(problem, usable)
-    matrix = rows.row_matrix(options.rows, np.float32, memory=memory_for(problem, rows, options.memory_gb, np.float32))
+    matrix = held_rows(problem, rows, options.rows, memory_gb=options.memory_gb)
     alpha = resolve_alpha(problem, options.alpha, matrix)
     objective = GroupedFisher(matrix, _width(rows), alpha)
     base = objective.base()

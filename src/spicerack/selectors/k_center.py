@@ -15,7 +15,7 @@ from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMat
 from spicerack.information.moments import mean_row
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
-from spicerack.selectors.preparing import ARRAY, RowsFrom, memory_for, needs_rows, read_array
+from spicerack.selectors.preparing import ARRAY, RowsFrom, held_rows, needs_rows, read_array
 from spicerack.selectors.ranking import narrowed
 
 TRACE_DTYPE = np.dtype([("distance", np.float64), ("score", np.float64)])
@@ -47,8 +47,7 @@ class KCenter:
     def select(self, problem: Problem, options: KCenterOptions) -> Picks:
         """Pick by distance; the score of a row is its distance to the picks when it was picked, else at the end."""
         rows, usable = read_array(problem, ARRAY[options.rows_from])
-        memory = memory_for(problem, rows, options.memory_gb, np.float32)
-        matrix = rows.row_matrix(options.rows, np.float32, memory=memory)
+        matrix = held_rows(problem, rows, options.rows, memory_gb=options.memory_gb, halves=True)
         room = narrowed(problem, usable).room()
         indices, distances, left = farthest_first(matrix, room, usable)
         scores = np.where(usable, left, np.nan)

@@ -40,43 +40,38 @@ def resolve_alpha(problem: Problem, alpha: Any, matrix: RowMatrix) -> float:
     return value
 
 
-def memory_for(problem: Problem, rows: Rows, memory_gb: float | None, dtype: type[np.floating[Any]]) -> int | None:
-    """Bytes that a working copy of the rows may take; recorded where it has to be streamed. None: no limit."""
-    if rows.store is None:
-        return None
-    needed = rows.n * rows.k * np.dtype(dtype).itemsize
-    limit = memory_gb * 2**30 if memory_gb is not None else free_memory() / 2
-    if needed > limit:
-        problem.choose(
-            "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
-        )
-    return int(limit)
-
-
 def held_rows(
     problem: Problem,
     rows: Rows,
     form: RowForm,
-    dtype: Working,
+    dtype: Working = np.float32,
     *,
     memory_gb: float | None,
-    device: str,
+    device: str = "cpu",
     pays: bool = True,
+    halves: bool = False,
 ) -> RowMatrix:
-    """Rows of the pool with their working copy on a GPU, in main memory, or streamed from the store.
+    """Rows of the pool with their working copy on a GPU, in main memory, or streamed from the store; recorded.
 
     Args:
         problem: where choices are recorded.
         rows: of any of its arrays.
         form: of the rows.
         dtype: of the working copy; a device holds float32 only.
-        memory_gb: as for `memory_for`.
+        memory_gb: GB that the working copy of a store's rows may take in main memory. None: half of what is free.
         device: as for `device_for`.
         pays: whether the run makes passes over all rows that a device could make.
+        halves: as for `Rows.row_matrix`.
     """
     where = device_for(problem, rows, device if dtype == np.float32 else "cpu", pays=pays)
-    memory = memory_for(problem, rows, memory_gb, dtype) if where == "cpu" else None
-    return rows.row_matrix(form, dtype, memory=memory, device=where)
+    limit = memory_gb * 2**30 if memory_gb is not None else free_memory() / 2
+    matrix = rows.row_matrix(form, dtype, memory=int(limit), device=where, halves=halves)
+    if matrix.streamed:
+        needed = rows.n * rows.k * np.dtype(dtype).itemsize
+        problem.choose(
+            "rows", "streamed", f"{needed / 2**30:.1f} GB of rows, {limit / 2**30:.1f} GB may be held in memory"
+        )
+    return matrix
 
 
 def read_array(problem: Problem, name: str) -> tuple[Rows, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.device import DeviceRows
-from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt, many
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 
 RowForm = Literal["plain", "unit"]
@@ -163,26 +163,37 @@ class Rows:
         self._cached = (form, matrix)
         return matrix
 
-    def row_matrix(self, form: RowForm, dtype: Working, *, memory: int | None = None, device: str = "cpu") -> RowMatrix:
+    def row_matrix(
+        self, form: RowForm, dtype: Working, *, memory: int | None = None, device: str = "cpu", halves: bool = False
+    ) -> RowMatrix:
         """Working copy and exact rows, for an information state.
+
+        The copy is of `dtype`, or of a store's own half precision where that is faster or all that there is room for.
 
         Args:
             form: of the rows.
-            dtype: of the working copy.
+            dtype: of what is computed with the rows.
             memory: bytes that the working copy may take; a larger one is streamed from the store. None: no limit.
             device: the torch device that holds the working copy, in float32; "cpu": main memory.
+            halves: whether passes have few columns, and are faster on half precision.
         """
-        large = memory is not None and self.n * self.k * np.dtype(dtype).itemsize > memory
+        entries = self.n * self.k
+        room = entries * 8 if memory is None or self.store is None else memory
+        large = entries * np.dtype(dtype).itemsize > room
         held: npt.NDArray[Any] | DeviceRows | None = None
+        lengths: FloatArray | None = None
         if device != "cpu":
             held = DeviceRows(self.stream(form, dtype), self.shape, device)
-        elif not large or self.store is None:
+        elif (halves or large) and dtype == np.float32 and self._half and 2 * entries <= room:
+            held, lengths = self._stored(), self._lengths(form)
+        elif not large:
             held = self.matrix(form, dtype)
         matrix = RowMatrix(
             held,
             rows_at=lambda rows: self.take(rows, form),
             working_at=lambda rows: self.working(rows, form, dtype),
             stream_at=self._streamer(form) if held is None and dtype == np.float32 else None,
+            lengths=lengths,
             shape=self.shape,
         )
         squared = matrix.squared_norms
@@ -190,10 +201,33 @@ class Rows:
             matrix.widen()  # float32 would read such rows as zeros
         return matrix
 
+    @property
+    def _half(self) -> bool:
+        """Whether the rows lie in a store in half precision, and are so many that passes read them as they are."""
+        stored = isinstance(self._source, StoreSource) and self._source.dtype == np.float16
+        return stored and many(self.n, self.k)
+
+    def _stored(self) -> npt.NDArray[Any]:
+        """All rows as the store holds them."""
+        source = self._store_source
+        held = np.empty(self.shape, dtype=source.dtype)
+        for part in self._parts(max(1, BLOCK_BYTES // (held.itemsize * self.k))):
+            held[part] = source.stored(part)
+        return held
+
     def _streamer(self, form: RowForm) -> StreamAt:
         """Rows as the store holds them, near unit length, and the lengths that make them rows of this form."""
-        scale = self.norms if form == "plain" else self._to_unit
-        return lambda part: (self._source.native(part), scale[part])
+        source, scale = self._store_source, self._lengths(form)
+        return lambda part: (source.stored(part), scale[part])
+
+    @property
+    def _store_source(self) -> StoreSource:
+        assert isinstance(self._source, StoreSource)
+        return self._source
+
+    def _lengths(self, form: RowForm) -> FloatArray:
+        """What makes rows of this form of stored ones, (n,)."""
+        return self.norms if form == "plain" else self._to_unit
 
     @cached_property
     def _to_unit(self) -> FloatArray:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from spicerack.errors import ConfigurationError, GradientError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.information.products import as_float32
 
 if TYPE_CHECKING:
     from spicerack.store.reader import GradientStore
@@ -27,8 +28,8 @@ FAINTEST = 1e-140
 FAINT = f"every value below {FAINTEST:g}, whose squares float64 loses: scale the rows"
 BLOCK_ROWS = 4096
 
-TORCH_ABOVE = 1 << 20
-"""Entries of a block from which its conversion is worth torch's import."""
+HALF_EXPONENT = np.uint16(0x7C00)
+"""The bits of a float16 that are all set in infinity and NaN."""
 
 
 class ArraySource:
@@ -124,12 +125,22 @@ class StoreSource:
         return np.asarray(self.column(norm_column(self.name)), dtype=np.float64)
 
     def native(self, rows: IntArray | slice) -> npt.NDArray[Any]:
-        """Unit rows as stored, float32: stores hold half precision, so nothing is lost.
+        """Unit rows as stored, in float32; raises as `stored` does."""
+        return as_float32(self.stored(rows))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows as stored: float16 or float32."""
+        dtype: np.dtype[Any] = self._rows.dtype
+        return dtype
+
+    def stored(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+        """Unit rows in the dtype that they are stored in.
 
         Raises:
             GradientError: a row that is not finite, though the table says so.
         """
-        values = as_float32(self._rows.take(rows))
+        values: npt.NDArray[Any] = self._rows.take(rows)
         if self._banned.any():
             values[self._banned[rows]] = 0.0
         if not self._seen[rows].all():
@@ -138,7 +149,7 @@ class StoreSource:
 
     def _check(self, values: npt.NDArray[Any], rows: IntArray | slice) -> None:
         """Rows are looked at once, not at every pass."""
-        if not np.isfinite(values.sum(dtype=np.float64)):
+        if not _all_finite(values):
             at = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
             row = at + rows.start if isinstance(rows, slice) else int(rows[at])
             raise GradientError(f"row {row} of {self.store.path} is not finite, though the store's table says so")
@@ -182,13 +193,11 @@ class StoreSource:
         return about if self.name in ("gradient", "") else {**about, "array": self.name}
 
 
-def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Stored rows in float32. Many go through torch, which converts half precision twenty times as fast as numpy."""
-    if values.dtype != np.float16 or values.size < TORCH_ABOVE:
-        return values.astype(np.float32, copy=False)
-    import torch
-
-    return np.asarray(torch.from_numpy(values).float().numpy())
+def _all_finite(values: npt.NDArray[Any]) -> bool:
+    """Half precision by its bits, which is ten times as fast."""
+    if values.dtype == np.float16:
+        return not ((values.view(np.uint16) & HALF_EXPONENT) == HALF_EXPONENT).any()
+    return bool(np.isfinite(values.sum(dtype=np.float64)))
 
 
 def _missing_array(store: GradientStore, name: str) -> str:

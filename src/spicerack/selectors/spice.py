@@ -172,6 +172,7 @@ class Task:
             memory_gb=options.memory_gb,
             device=options.device,
             pays=searched,
+            halves=options.objective == "transductive",
         )
         self.device = self.matrix.device
         self.alpha = resolve_alpha(problem, options.alpha, self.matrix)

@@ -1,0 +1,88 @@
+"""A pass over all rows: their products with a few columns, part by part on all cores.
+
+Such a pass is bound by memory. So rows are read as they lie, half precision included, and what follows from the
+products of a part is done by the thread that made them, while they are in its cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+AsHeld = tuple[npt.NDArray[Any], FloatArray | None]
+"""A run of rows (r, k), and what their products are to be multiplied with, (r,), or None: rows stored at unit length
+need not be scaled."""
+Then = Callable[[slice, FloatArray], None]
+"""Given a run of rows and their products (c, r), once they are known; called side by side for different runs."""
+
+STREAMS = max(1, min(8, os.cpu_count() or 1))
+"""Threads of a pass. Where rows are streamed, each reads and multiplies its own blocks: a block that is handed from one
+thread to another has left the cache."""
+
+TORCH_ABOVE = 1 << 20
+"""Entries of a block from which its conversion is worth torch's import."""
+
+
+def products(
+    parts: Iterable[slice],
+    read: Callable[[slice], AsHeld],
+    columns: FloatArray,
+    scale: FloatArray,
+    n: int,
+    then: Then | None = None,
+) -> FloatArray:
+    """`scale_j g_i . c_j` of all rows, (c, n), by compiled loops.
+
+    Args:
+        parts: runs of rows that together are all of them.
+        read: gives the rows of a run.
+        columns: c, (c, k), of moderate size.
+        scale: (c, 1).
+        n: rows.
+        then: told of each run as soon as it is multiplied.
+    """
+    from spicerack.information.native import COLUMNS, multiply
+
+    count = len(columns)
+    found = np.empty((-(-count // COLUMNS) * COLUMNS, n))
+    filled = np.concatenate([columns, np.zeros((len(found) - count, columns.shape[1]))])
+
+    def one(part: slice) -> None:
+        rows, lengths = read(part)
+        few = filled.astype(np.float32 if rows.dtype == np.float16 else rows.dtype)
+        for start in range(0, len(found), COLUMNS):
+            multiply(rows, few[start : start + COLUMNS], found[start : start + COLUMNS], part.start)
+        run = found[:count, part]
+        run *= scale if lengths is None else scale * lengths
+        if then is not None:
+            then(part, run)
+
+    for _ in _streams().map(one, parts):
+        pass
+    return found[:count]
+
+
+def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows in float32. Many go through torch, which converts half precision twenty times as fast as numpy."""
+    if values.dtype != np.float16 or values.size < TORCH_ABOVE:
+        return values.astype(np.float32, copy=False)
+    import torch
+
+    return np.asarray(torch.from_numpy(values).float().numpy())
+
+
+@cache
+def _streams() -> ThreadPoolExecutor:
+    """The threads of products, kept: to start them anew for each costs a tenth of a pass over 200 MB."""
+    return ThreadPoolExecutor(STREAMS, "product")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_streams.cache_clear)  # a fork has none of the threads
