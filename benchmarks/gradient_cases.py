@@ -180,19 +180,45 @@ def one_batch(model: LlamaForCausalLM, projection: Projection, batch: Batch) -> 
         batch_gradients(capture, batch, "mean")
 
 
-def take_turns(turns: Turns, rounds: int) -> dict[str, list[tuple[float, int]]]:
-    """Seconds and real tokens of every batch, all contenders side by side from their first batches to their last."""
-    order = sorted((place / len(turn), name, place) for name, turn in turns.items() for place in range(len(turn)))
-    for turn in turns.values():
-        turn[0][0]()
-    spent: dict[str, list[tuple[float, int]]] = {name: [] for name in turns}
-    for _ in range(rounds):
-        for _, name, place in order:
+def take_turns(turns: Turns, rounds: int) -> dict[str, list[list[tuple[float, int]]]]:
+    """Seconds and real tokens of every batch, by rounds; in the first one every shape of a batch is new.
+
+    In a round each tool runs by itself, its kinds of lengths side by side from their first batches to their last.
+    """
+    order = sorted(
+        (name.split(",")[0], place / len(turn), name, place)
+        for name, turn in turns.items()
+        for place in range(len(turn))
+    )
+    spent: dict[str, list[list[tuple[float, int]]]] = {name: [] for name in turns}
+    for _ in range(rounds + 1):
+        for found in spent.values():
+            found.append([])
+        for _, _, name, place in order:
             run, real = turns[name][place]
             started = time.perf_counter()
             run()
-            spent[name].append((time.perf_counter() - started, real))
+            spent[name][-1].append((time.perf_counter() - started, real))
     return spent
+
+
+def by_rounds(spent: dict[str, list[list[tuple[float, int]]]]) -> dict[str, list[tuple[float, int]]]:
+    """Seconds and real tokens of whole rounds."""
+    return {
+        name: [(sum(seconds for seconds, _ in batches), sum(real for _, real in batches)) for batches in rounds]
+        for name, rounds in spent.items()
+    }
+
+
+def length_lines(spent: dict[str, list[tuple[float, int]]]) -> list[str]:
+    """Real tokens a second of every contender, shapes met before and for the first time."""
+    lines = ["| what | real tokens/s | by round | shapes met for the first time |", "|---|---|---|---|"]
+    for name, rounds in spent.items():
+        first, *later = rounds
+        whole = sum(real for _, real in later) / sum(seconds for seconds, _ in later)
+        each = ", ".join(f"{real / seconds:,.0f}" for seconds, real in later)
+        lines.append(f"| {name} | {whole:,.0f} | {each} | {first[1] / first[0]:,.0f} |")
+    return [*lines, ""]
 
 
 def agreement(shape: str) -> list[str]:
@@ -261,12 +287,9 @@ def main() -> None:
                 raw.append({"shape": shape, "dtype": dtype, "table": "dense", "seconds": seconds})
             turns, notes = length_turns(model, shape, 2048)
             lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
-            spent = take_turns(turns, max(1, arguments.rounds // 2))
-            for name, batches in spent.items():
-                rate = sum(real for _, real in batches) / sum(seconds for seconds, _ in batches)
-                lines.append(f"{name}: {rate:,.0f} real tokens/s  ")
-            lines.append("")
-            raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds and tokens": spent})
+            spent = by_rounds(take_turns(turns, max(1, arguments.rounds // 2)))
+            lines += length_lines(spent)
+            raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds and tokens by round": spent})
         lines += [f"## {shape}, agreement of exact gradients, the last block, half the tokens labeled", ""]
         lines += [*(f"{line}  " for line in agreement(shape)), ""]
     suffix = "_".join([*(arguments.shape or []), *(arguments.dtype or [])])

@@ -105,6 +105,7 @@ def make_comparison(
         target=folder / "target.jsonl",
         flag_column="noise",
         parallel=options.parallel,
+        finished=options.finished,
     )
 
 
@@ -168,6 +169,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--finished", action="store_true", help="the table of what is finished; run nothing")
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds must be at least 2: with one, intervals hold the held-out rows' share alone")

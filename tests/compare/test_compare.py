@@ -1,6 +1,7 @@
 """A whole comparison: every cell once, the same again, more later; the numbers those of its parts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -71,6 +72,29 @@ def test_deterministic_picks_overlap_with_themselves(finished):
 def test_the_full_pool_and_no_training_bound_the_others(finished):
     loss = {row["label"]: row["loss"]["mean"] for row in finished[2]["summary"] if row["budget"] in (None, "25%")}
     assert loss["full"] < loss["random"] < loss["none"]
+
+
+def test_a_table_of_what_is_finished_runs_nothing(finished, monkeypatch):
+    _, comparison, results, _ = finished
+    monkeypatch.setattr(bench.Bench, "run", lambda *_: pytest.fail("a cell was run"))
+    more = replace(
+        comparison,
+        methods=(*METHODS, *parse_methods("ifd,k_center")),
+        seeds=(0, 1, 2),
+        budgets=["25%", "50%"],
+        finished=True,
+    )
+    lines = []
+    found = compare(more, Watcher(say=lines.append))
+    assert lines[-1] == "9 of 22 cells are finished; the table is of these"
+    rows = {(row["label"], row["budget"]): row for row in results["summary"]}
+    assert {(row["label"], row["budget"]) for row in found["summary"]} == {
+        key for key in rows if key[1] in (None, "25%")
+    }
+    assert all(row["loss"] == rows[row["label"], row["budget"]]["loss"] for row in found["summary"])
+    compare(comparison)  # all of it again
+    with pytest.raises(ConfigurationError, match="no finished cell of these methods; leave out --finished"):
+        compare(replace(more, methods=parse_methods("ifd")))
 
 
 def test_again_nothing_is_run_and_the_results_are_the_same(finished, monkeypatch):

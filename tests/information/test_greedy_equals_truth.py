@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spicerack.information import Conflict, FullFisher, Penalty, Room, RowMatrix, greedy, greedy_truth
+from spicerack.information import Conflict, FullFisher, Penalty, Room, RowMatrix, contest, greedy, greedy_truth
 
 
 def make_rows(kind, n, k, seed=0):
@@ -100,6 +100,44 @@ def test_a_crowd_that_float32_cannot_tell_apart_is_settled_in_float64():
     result = run(G, alpha=1e9, penalty=0.1, count=60, precision="float32")
     assert result.sharpened_at is not None
     np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1e9, penalty=0.1, count=60))
+
+
+@pytest.mark.parametrize("gap", [10, 100])
+def test_a_crowd_is_computed_afresh_before_passes_go_to_float64(gap, monkeypatch):
+    """A crowd after 70 picks, and again some picks after what was done about it."""
+    afresh, refresh = [], FullFisher.refresh
+
+    def counted(state):
+        afresh.append(len(state.picks))
+        refresh(state)
+
+    def crowd(run, copies):
+        return run.sharpened_at is None and run.step >= (run.refreshed_at + gap if run.refreshed_at else 70)
+
+    monkeypatch.setattr(FullFisher, "refresh", counted)
+    monkeypatch.setattr(contest, "_crowd", crowd)
+    G = np.repeat(make_rows("plain", 150, 6), 3, axis=0)  # more than one contender at most steps
+    result = run(G, alpha=1.0, penalty=0.1, count=200, precision="float32")
+    assert afresh
+    assert afresh[0] >= 70
+    assert (result.sharpened_at is None) == (gap > contest.LASTS)
+    np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1.0, penalty=0.1, count=200))
+
+
+def test_what_settling_cost_is_spent_on_computing_afresh_once(monkeypatch):
+    afresh, refresh = [], FullFisher.refresh
+
+    def counted(state):
+        afresh.append(len(state.picks))
+        refresh(state)
+
+    monkeypatch.setattr(FullFisher, "refresh", counted)
+    G = np.repeat(make_rows("plain", 10, 40), 12, axis=0)
+    G += 1e-9 * make_rows("plain", 120, 40, seed=1)  # in float32 a dozen contenders a pick, and ten picks are 120 rows
+    result = run(G, alpha=1.0, penalty=0.0, count=60, precision="float32")
+    assert 1 <= len(afresh) <= 60 * 12 / 120
+    assert result.sharpened_at is None
+    np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1.0, penalty=0.0, count=60))
 
 
 def test_among_equal_rows_the_smallest_wins():

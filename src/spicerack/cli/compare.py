@@ -45,6 +45,7 @@ def compare(
     ] = None,
     parallel: Annotated[int, typer.Option("--parallel", min=1, help="Processes that train; GPUs in turn.")] = 1,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep what was trained.")] = False,
+    finished: Annotated[bool, typer.Option("--finished", help="The table of what is finished; run nothing.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the comparison.")] = Path("runs/compare"),
     *,
     options: dict[str, Any],
@@ -79,6 +80,7 @@ def compare(
         target=target,
         flag_column=flag_column,
         parallel=parallel,
+        finished=finished,
     )
     pipeline.prepare_output(output)
     with progress_display() as progress:

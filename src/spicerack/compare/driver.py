@@ -15,11 +15,11 @@ Whatever is finished is kept, and more methods, budgets and seeds may be asked f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spicerack.compare.bench import Spec, load_test, read_result
+from spicerack.compare.bench import RESULT_FILE, Spec, load_test, read_result
 from spicerack.compare.inputs import Inputs, Preparation
 from spicerack.compare.intervals import Bootstrap
 from spicerack.compare.plan import Cell, Method, make_cells
@@ -47,6 +47,7 @@ class Comparison:
         target: a gradient store, or rows whose gradients are taken.
         flag_column: a column of the pool that marks rows nobody wants, for scoring alone.
         parallel: processes that run cells.
+        finished: put together the cells that are finished, and run none.
     """
 
     spec: Spec
@@ -57,6 +58,7 @@ class Comparison:
     target: str | Path | None = None
     flag_column: str | None = None
     parallel: int = 1
+    finished: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -101,6 +103,8 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
 
 def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
     spec, config = comparison.spec, comparison.spec.config
+    if comparison.finished:
+        comparison = replace(comparison, methods=_begun(comparison))
     inputs = Preparation(config, watcher.progress).run(
         pool,
         comparison.methods,
@@ -111,6 +115,10 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     budgets = resolve_budgets(comparison.budgets, inputs.store)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
     cells = make_cells(comparison.methods, budgets, comparison.seeds)
+    if comparison.finished:
+        done = [cell for cell in cells if read_result(spec.folder(cell)) is not None]
+        watcher.say(f"{len(done)} of {len(cells)} cells are finished; the table is of these")
+        cells = done
     chosen = Selections(inputs.store, pool, config, seeds=comparison.seeds, target=inputs.target, say=watcher.say)
     picks = [chosen.of(cell) for cell in cells]
     _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
@@ -123,6 +131,15 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     results = summarize(outcomes, facts, bootstrap, about=_about(comparison, settings, inputs))
     write_results(config.output_dir, results)
     return results
+
+
+def _begun(comparison: Comparison) -> tuple[Method, ...]:
+    """The methods with a finished cell, so that no pass is made for the others."""
+    cells = comparison.spec.config.output_dir / "cells"
+    begun = tuple(m for m in comparison.methods if any((cells / m.label).glob(f"*/*/{RESULT_FILE}")))
+    if not begun:
+        raise ConfigurationError(f"{cells} holds no finished cell of these methods; leave out --finished to run them")
+    return begun
 
 
 def describe(spec: Spec, pool: Pool, test: Pool) -> dict[str, Any]:

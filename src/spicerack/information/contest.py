@@ -18,6 +18,9 @@ from spicerack.information.ties import contenders, settle, tie_width
 if TYPE_CHECKING:
     from spicerack.information.greedy import Run
 
+LASTS = 64
+"""Picks that gains computed afresh have to serve: a crowd sooner than that is no matter of what passes left."""
+
 RECHECK = 8
 """Steps between two looks at whether the gains alone leave few rows, once they did not."""
 
@@ -28,14 +31,26 @@ def best_of_all(run: Run) -> tuple[int, float]:
     near, copies = _contenders(run, weight)
     if near.size == 1:
         return int(near[0]), weight
-    crowd = np.unique(copies).size
-    if crowd > max(64, int(np.count_nonzero(run.room.open)) // 64) and run.step and not run.state.matrix.wide:
-        # Float32 leaves too many contenders: in float64 from here on.
+    run.settled += np.unique(copies).size
+    if run.settled > run.state.matrix.n or (_crowd(run, copies) and run.step >= run.refreshed_at + LASTS):
+        # What the passes left in the gains has grown with the picks. To settle contenders has cost by now what it costs
+        # to compute all gains afresh.
+        run.state.refresh()
+        run.refreshed_at, run.settled = run.step, 0
+        near, copies = _contenders(run, weight)
+    if _crowd(run, copies):
+        # Float32 leaves too many contenders even so: in float64 from here on.
         run.state.sharpen()
         run.conflict.sharpen()
         run.sharpened_at = run.step
         near, copies = _contenders(run, weight)
     return settle(near, copies, exact_scores(run, weight), run.state.tolerance, weight), weight
+
+
+def _crowd(run: Run, copies: IntArray) -> bool:
+    """Whether the passes leave more contenders, copies of a row counted once, than it pays to settle one by one."""
+    many = np.unique(copies).size > max(64, int(np.count_nonzero(run.room.open)) // 64)
+    return many and run.step > 0 and not run.state.matrix.wide
 
 
 def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:

@@ -145,8 +145,8 @@ def _pool(
 def _plain_step(run: Run, ground: Ground) -> None:
     """A pick by the plain loop: so many rows contend that all must be looked at."""
     ground.refresh(np.arange(ground.matrix.n))
-    sharpened = run.sharpened_at
+    before = run.refreshed_at, run.sharpened_at
     i, weight = best_of_all(run)
-    if run.sharpened_at != sharpened:
+    if before != (run.refreshed_at, run.sharpened_at):
         ground.settle_all()
     run.take(i, weight, ground.push)

@@ -80,6 +80,8 @@ class Run:
         self.alive = eligible.copy()
         self.sharpened_at: int | None = None
         self.stopped: Stopped = "budget"
+        self.refreshed_at = 0  # picks when the gains of all rows were last computed afresh
+        self.settled = 0  # contenders since then, each computed exactly
         self.crowded = False  # whether the last step needed the conflict of all rows: the next pass brings it along
         self._picks: list[int] = []
         self._gains: list[float] = []

@@ -25,6 +25,9 @@ FACTOR_ABOVE = 1e13
 the condition number is no longer small, so downdates lose the inverse and refinement diverges. It takes a row a
 million times longer than the median one (at alpha "auto") to get there; such a run is slow, and still right."""
 
+KEPT_BYTES = 256 << 20
+"""Of picked rows that are kept, because every refinement reads them all; those beyond are read anew."""
+
 REFINE_ABOVE = 1e-11
 """Relative error of `alpha q` from which a row is refined."""
 
@@ -47,6 +50,7 @@ class Inverse:
         self._root: FloatArray | None = None  # or root root^T
         self._P = np.empty((min(16, matrix.k), matrix.k))
         self._used = 0
+        self._kept = np.empty((min(16, self._most_kept), matrix.k))  # exact rows of the first picks
 
     def push(self, i: int, solved: tuple[FloatArray, FloatArray, float] | None = None) -> tuple[FloatArray, float]:
         """Add row i to S. Returns its `y = M^{-1} g_i` (k,) and `alpha q_i`, both before the change.
@@ -62,6 +66,7 @@ class Inverse:
         row, y, aq = solved
         p = y * (self.alpha / math.sqrt(1.0 + aq))
         rho = self.alpha * float(row @ row)
+        self._keep(row)
         self.picks.append(i)
         self.kappa += rho
         self._top = max(self._top, rho)
@@ -101,14 +106,36 @@ class Inverse:
         """`M y` and `y^T M y`, from the picked rows themselves: forming M would round the identity away."""
         MY = Y.copy()
         energy = np.einsum("ij,ij->i", Y, Y)
-        picks: IntArray = np.array(self.picks, dtype=np.int64)
         step = max(1, BLOCK_BYTES // (8 * self._matrix.k))
-        for start in range(0, picks.size, step):
-            rows = self._matrix.rows_at(picks[start : start + step])
+        for start in range(0, len(self.picks), step):
+            rows = self._picked(start, start + step)
             inner = Y @ rows.T
             MY += self.alpha * (inner @ rows)
             energy += self.alpha * np.einsum("ij,ij->i", inner, inner)
         return MY, energy
+
+    @property
+    def _most_kept(self) -> int:
+        return max(1, KEPT_BYTES // (8 * self._matrix.k))
+
+    def _keep(self, row: FloatArray) -> None:
+        """Keep the row of the next pick, if there is room."""
+        count = len(self.picks)
+        if count >= self._most_kept:
+            return
+        if count == len(self._kept):
+            grown = np.empty((min(2 * count, self._most_kept), self._matrix.k))
+            grown[:count] = self._kept
+            self._kept = grown
+        self._kept[count] = row
+
+    def _picked(self, start: int, stop: int) -> FloatArray:
+        """Exact rows of picks, (r, k)."""
+        picks: IntArray = np.array(self.picks[start:stop], dtype=np.int64)
+        there = min(max(self._most_kept - start, 0), picks.size)
+        if there == picks.size:
+            return self._kept[start : start + there]
+        return np.concatenate([self._kept[start : start + there], self._matrix.rows_at(picks[there:])])
 
     def _append(self, p: FloatArray) -> None:
         full = self._used == len(self._P)
@@ -125,7 +152,7 @@ class Inverse:
         self._used += 1
 
     def _factor(self) -> None:
-        picked = math.sqrt(self.alpha) * self._matrix.rows_at(np.array(self.picks, dtype=np.int64))
+        picked = math.sqrt(self.alpha) * self._picked(0, len(self.picks))
         self._root = np.linalg.inv(cholesky_of_moment(picked)).astype(np.float64)
         self._folded, self._used = None, 0
 

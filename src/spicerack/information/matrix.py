@@ -32,7 +32,11 @@ BLOCK_BYTES = 32 << 20
 """Size of a float64 block when all rows are streamed: large enough for a matrix product, small beside any pool."""
 
 STREAM_BYTES = 4 << 20
-"""Size of a block of float32 rows read for a pass: it is still in the cache when it is multiplied."""
+"""Size of a float32 block of rows that are read ahead: it is still in the cache when it is multiplied."""
+
+PASS_BYTES = 8 << 20
+"""Size of a half-precision block of rows read by a thread of a pass: small enough for the cache, and large enough that
+what Python does for each does not show."""
 
 NATIVE_ABOVE = 1 << 22
 """Entries of a matrix from which compiled loops multiply it (`native.py`): below, their import is not worth it."""
@@ -164,7 +168,7 @@ class RowMatrix:
 
     @property
     def rounding(self) -> float:
-        """Largest |product(v)_i - g_i . v| in units of |g_i| |v|.
+        """Largest |product(v)_i - g_i . v| in units of |g_i| |v|, and of products of `working_at` with a matrix.
 
         Casting both sides costs one unit roundoff. What summing k terms costs depends on the order of the kernel, and
         is largest where every term is alike, so that each addition rounds the same way: constant rows and columns were
@@ -176,8 +180,17 @@ class RowMatrix:
         here = float(eps * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0)))
         return here if self._away is None else max(here, self._away.rounding)
 
+    @property
+    def product_rounding(self) -> float:
+        """The same of `product` alone, which where rows are many does not leave the order of its sums to a kernel."""
+        if not self.many or self._away is not None:
+            return self.rounding
+        from spicerack.information.native import UNITS
+
+        return UNITS * (EPS if self._wide else float(np.finfo(np.float32).eps))
+
     def product(self, v: FloatArray, then: Then | None = None) -> FloatArray:
-        """`g_i . v` of all rows, (n,) float64, each within `rounding * |g_i| |v|`; for `v` of shape (k, c), (n, c).
+        """`g_i . v` of all rows, (n,) float64, each within `product_rounding |g_i| |v|`; for `v` (k, c), (n, c).
 
         Args:
             v: of which each column that comes back is contiguous.
@@ -211,7 +224,7 @@ class RowMatrix:
 
     def _pass_parts(self) -> Iterator[slice]:
         """Runs of rows for the threads: equal shares of rows in memory, blocks of others."""
-        return self._parts(-(-self.n // (2 * STREAMS)) if self._held else STREAM_BYTES // (4 * self.k))
+        return self._parts(-(-self.n // (2 * STREAMS)) if self._held else PASS_BYTES // (2 * self.k))
 
     @property
     def _held(self) -> bool:

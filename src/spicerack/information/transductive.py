@@ -69,13 +69,13 @@ class Transductive:
         It holds what the passes left in v and in q, and what float64 loses in M.
         """
         wide = self._wide()
-        error_q = (2.0 * self.matrix.rounding + wide) * self.rho[rows]
+        error_q = (2.0 * self.matrix.product_rounding + wide) * self.rho[rows]
         error = self._error_av(wide, rows) + self.gains()[rows] * error_q
         return np.asarray(error / np.maximum(self._den[rows] - error_q, 1.0))
 
     def slack_bound(self) -> tuple[FloatArray, float, float]:
         """Rho (n,), what error2 is per rho, and a level: `slope * rho + level` is no less than `slack()`."""
-        wide, rounding = self._wide(), self.matrix.rounding
+        wide, rounding = self._wide(), self.matrix.product_rounding
         slope = rounding * math.sqrt(self.alpha * self._steepest) + rounding * rounding * math.sqrt(self._second2)
         slope += float(self.gains().max()) * (2.0 * rounding + wide)
         return self.rho, slope, wide * self._largest_av0
@@ -164,7 +164,7 @@ class Transductive:
         return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
 
     def _error_av(self, wide: float, rows: IntArray | slice) -> FloatArray:
-        rounding = self.matrix.rounding
+        rounding = self.matrix.product_rounding
         error = self.alpha * rounding * np.sqrt(self._error2[rows]) * self._lengths[rows]
         error += wide * self._av0[rows] + rounding * rounding * math.sqrt(self._second2) * self.rho[rows]
         return np.asarray(error)

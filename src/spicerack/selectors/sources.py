@@ -141,7 +141,7 @@ class StoreSource:
             GradientError: a row that is not finite, though the table says so.
         """
         values: npt.NDArray[Any] = self._rows.take(rows)
-        if self._banned.any():
+        if self.excluded:
             values[self._banned[rows]] = 0.0
         if not self._seen[rows].all():
             self._check(values, rows)
