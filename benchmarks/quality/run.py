@@ -31,6 +31,9 @@ from spicerack.report.pages import write_page
 from spicerack.selectors.budget import parse_budget
 from spicerack.training.options import EvaluateConfig, TrainConfig
 
+NOTES = Path(__file__).with_name("notes.md")
+"""What was seen in the kept result, in words; put above its tables."""
+
 CONTROLS = ["random", "random-trimmed=random:trim=0.25", "full", "none"]
 METHODS = [
     "spice",
@@ -126,6 +129,8 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         f"Made by `{command}`.",
         "",
         "Held-out loss: mean over capabilities, in nats; 95 % intervals over seeds and held-out rows.",
+        "",
+        *NOTES.read_text(encoding="utf-8").splitlines(),
         "",
     ]
     options.results.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HARD = ("wrong-12", "wrong-40", "redundant", "imbalanced")
-COLUMNS = ["method", "held-out loss", "against random", "seeds' spread", "wrong", "off the mix", "samples", "tokens"]
+COLUMNS = ["method", "held-out loss", "against random", "seeds", "their spread", "wrong", "off the mix", "samples", "tokens"]
 COLUMNS += ["select s", "train s"]
 Results = Mapping[str, Any]
 
@@ -29,6 +29,7 @@ def regime_tables(regime: str, results: Results) -> list[str]:
                 row["label"],
                 interval(row["loss"], ".3f"),
                 interval(row["versus_random"], "+.3f"),
+                str(row["seeds"]),
                 number(row["spread"], ".3f"),
                 share(row["flagged"]),
                 number(off_the_mix(row["mix"], pool["mix"]), ".2f"),
