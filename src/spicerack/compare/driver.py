@@ -121,7 +121,8 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
         cells = done
     chosen = Selections(inputs.store, pool, config, seeds=comparison.seeds, target=inputs.target, say=watcher.say)
     picks = [chosen.of(cell) for cell in cells]
-    _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
+    if not comparison.finished:
+        _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
     outcomes = [
         Outcome(cell, picked, read_result(spec.folder(cell)) or {}, spec.folder(cell))
         for cell, picked in zip(cells, picks, strict=True)
