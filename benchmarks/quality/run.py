@@ -119,7 +119,7 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         f"--rows {options.rows} --tests {options.tests} --max-steps {options.max_steps} --epochs {options.epochs} "
         f"--batch {options.batch} --lora-dropout {options.lora_dropout} --dimension {options.dimension} "
         f"--max-length {options.max_length}"
-        f"{' --equal-tokens' if options.equal_tokens else ''}"
+        f"{' --equal-tokens' if options.equal_tokens else ''}{' --finished' if options.finished else ''}"
         f"{''.join(f' --methods {method}' for method in options.methods or ())}"
     )
     heading = [

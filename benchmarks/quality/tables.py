@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HARD = ("wrong-12", "wrong-40", "redundant", "imbalanced")
-COLUMNS = ["method", "held-out loss", "against random", "seeds", "their spread", "wrong", "off the mix", "samples", "tokens"]
-COLUMNS += ["select s", "train s"]
+COLUMNS = ["method", "held-out loss", "against random", "seeds", "their spread", "wrong"]
+COLUMNS += ["off the mix", "samples", "tokens", "select s", "train s"]
 Results = Mapping[str, Any]
 
 
