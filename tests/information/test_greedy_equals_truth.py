@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spicerack.information import Conflict, FullFisher, Penalty, Room, RowMatrix, contest, greedy, greedy_truth
+from spicerack.information import Conflict, FullFisher, Penalty, Room, RowMatrix, contest, greedy, greedy_truth, inverse
 
 
 def make_rows(kind, n, k, seed=0):
@@ -138,6 +138,15 @@ def test_what_settling_cost_is_spent_on_computing_afresh_once(monkeypatch):
     assert 1 <= len(afresh) <= 60 * 12 / 120
     assert result.sharpened_at is None
     np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1.0, penalty=0.0, count=60))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e6, 1e14])
+def test_picked_rows_beyond_those_that_are_kept_are_read_anew(alpha, monkeypatch):
+    monkeypatch.setattr(inverse, "KEPT_BYTES", 5 * 8 * 6)  # of five picks
+    monkeypatch.setattr(inverse, "BLOCK_BYTES", 3 * 8 * 6)  # read three at a time
+    G = make_rows("heavy", 80, 6)
+    found = run(G, alpha=alpha, penalty=0.1, count=20, precision="float32")
+    np.testing.assert_array_equal(found.indices, greedy_truth(G, alpha=alpha, penalty=0.1, count=20))
 
 
 def test_among_equal_rows_the_smallest_wins():
