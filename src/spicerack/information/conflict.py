@@ -78,7 +78,7 @@ class Conflict:
         """Absorb row i. Returns its conflict with the picks before. The pass waits until `values` is asked for."""
         X = self.matrix.row_at(i) if self.center is None else self.matrix.row_at(i) - self.center
         direction, eta = self.direction()
-        squared = np.einsum("ij,ij->i", X, X)
+        squared = np.vecdot(X, X)
         before = float(_opposition(X @ direction, squared, eta)[0])
         self._sum = self._sum + X[0]
         self._lengths += math.sqrt(squared[0])
@@ -130,7 +130,8 @@ class Conflict:
     def slack(self, rows: IntArray | slice = slice(None)) -> FloatArray:
         """Bound on the rounding error of `values()` at `rows`; at most 1, as a conflict is."""
         if self.center is None:
-            return np.full(self.matrix.squared_norms[rows].shape, self.matrix.rounding)
+            count = self.matrix.squared_norms[rows].size if isinstance(rows, slice) else rows.size
+            return np.full(count, self.matrix.rounding)
         return np.minimum(1.0, self.matrix.rounding * self._magnified[rows])
 
     def slack_bound(self) -> float | FloatArray:
@@ -147,7 +148,7 @@ class Conflict:
         """Conflict of a few rows, (r,), from exact rows in float64."""
         direction, eta = self.direction()
         X = self._exact_rows(rows)
-        return _opposition(X @ direction, np.einsum("ij,ij->i", X, X), eta)
+        return _opposition(X @ direction, np.vecdot(X, X), eta)
 
     def sharpen(self) -> None:
         """Forget what was computed in float32; the state that shares the matrix has widened it."""
@@ -167,7 +168,7 @@ class Conflict:
         return self._direction
 
     def _exact_rows(self, rows: IntArray) -> FloatArray:
-        X = self.matrix.rows_at(rows)
+        X = self.matrix.row_at(int(rows[0])) if rows.size == 1 else self.matrix.rows_at(rows)
         return X if self.center is None else X - self.center
 
 

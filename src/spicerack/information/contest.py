@@ -31,7 +31,8 @@ def best_of_all(run: Run) -> tuple[int, float]:
     near, copies = _contenders(run, weight)
     if near.size == 1:
         return int(near[0]), weight
-    run.settled += np.unique(copies).size
+    if not run.state.matrix.wide:  # else what the passes leave is float64's own rounding
+        run.settled += np.unique(copies).size
     if run.settled > run.state.matrix.n or (_crowd(run, copies) and run.step >= run.refreshed_at + LASTS):
         # What the passes left in the gains has grown with the picks. To settle contenders has cost by now what it costs
         # to compute all gains afresh.

@@ -13,7 +13,6 @@ process has set; whether a device breaks it in some other way is tried (`shortfa
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
+from spicerack.information.products import as_tensor
 
 PART = 64
 """Columns of a part: few, so that rounding stays small (from k = 256 on below the bound of main memory); enough for the
@@ -147,12 +148,3 @@ def full_float32() -> Iterator[None]:
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
-
-
-def as_tensor(values: npt.NDArray[Any]) -> Any:
-    """An array as torch sees it, without a copy."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a read-only array: nothing here writes
-        return torch.from_numpy(values)

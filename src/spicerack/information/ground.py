@@ -128,9 +128,11 @@ class Ground:
         error = np.sqrt(values.error2) + self.state.spread * self.state.rho[rows]
         return np.log1p(values.aq), error / (1.0 + np.maximum(values.aq - error, 0.0))
 
-    def scores(self, rows: IntArray, values: Values, weight: float) -> tuple[FloatArray, FloatArray]:
-        """Scores of rows with values of now, and their slack, each (r,)."""
-        gains, slack = self.gains(rows, values)
+    def scores(
+        self, rows: IntArray, values: Values, weight: float, known: tuple[FloatArray, FloatArray] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Scores of rows with values of now, and their slack, each (r,); `known`: their gains and slack, if so."""
+        gains, slack = known or self.gains(rows, values)
         if not weight:
             return gains, slack
         against = self.conflict.of(values.cosine * self.lengths[rows], rows)

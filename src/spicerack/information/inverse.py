@@ -79,8 +79,8 @@ class Inverse:
     def solve(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """`y_i = M^{-1} x_i` (r, k) and `alpha x_i^T M^{-1} x_i` (r,), refined where cancellation would show."""
         Y = self._apply(X)
-        aq = self.alpha * np.einsum("ij,ij->i", X, Y)
-        rho = self.alpha * np.einsum("ij,ij->i", X, X)
+        aq = self.alpha * np.vecdot(X, Y)
+        rho = self.alpha * np.vecdot(X, X)
         error = 16.0 * EPS * np.sqrt(rho * np.maximum(rho, self._top))
         poor = np.flatnonzero(error > REFINE_ABOVE * np.abs(aq)) if self.picks else np.empty(0, dtype=np.int64)
         if poor.size:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
 from spicerack.information.device import DeviceRows
-from spicerack.information.products import STREAMS, AsHeld, Then, as_float32, products
+from spicerack.information.products import STREAMS, AsHeld, Then, as_float32, products, taken
 from spicerack.information.products import FloatArray as FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -42,6 +42,7 @@ NATIVE_ABOVE = 1 << 22
 """Entries of a matrix from which compiled loops multiply it (`native.py`): below, their import is not worth it."""
 
 EPS = float(np.finfo(np.float64).eps)
+EPS32 = float(np.finfo(np.float32).eps)
 
 
 class RowMatrix:
@@ -120,7 +121,8 @@ class RowMatrix:
         if self._G is None:
             assert self._working_at is not None
             return self._working_at(rows)
-        found = as_float32(self._G[rows]) if self._G.dtype == np.float16 else self._G[rows]
+        found = taken(self._G, rows) if isinstance(self._G, np.ndarray) else self._G[rows]
+        found = as_float32(found) if found.dtype == np.float16 else found
         return found if self._lengths is None else found * self._lengths[rows, None].astype(found.dtype)
 
     def among(self, rows: IntArray) -> RowMatrix:
@@ -176,8 +178,7 @@ class RowMatrix:
         random, one-hot and heavy-tailed rows at 0.12 sqrt(k). A device has a bound of its own (`device.py`); the larger
         one holds, for pools are played in main memory.
         """
-        eps = EPS if self._wide else float(np.finfo(np.float32).eps)
-        here = float(eps * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0)))
+        here = (EPS if self._wide else EPS32) * (4.0 + max(min(self.k / 8.0, 52.0), self.k / 60.0))
         return here if self._away is None else max(here, self._away.rounding)
 
     @property
@@ -187,7 +188,7 @@ class RowMatrix:
             return self.rounding
         from spicerack.information.native import UNITS
 
-        return UNITS * (EPS if self._wide else float(np.finfo(np.float32).eps))
+        return UNITS * (EPS if self._wide else EPS32)
 
     def product(self, v: FloatArray, then: Then | None = None) -> FloatArray:
         """`g_i . v` of all rows, (n,) float64, each within `product_rounding |g_i| |v|`; for `v` (k, c), (n, c).
@@ -278,7 +279,10 @@ class RowMatrix:
 def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:
     """`columns X^T`, (c, r), in float32 at least; in a small X numpy's single columns are fastest."""
     X = as_float32(X) if X.dtype == np.float16 else X
-    return np.stack([X @ column for column in columns.astype(X.dtype)]).astype(np.float64)
+    found = np.empty((len(columns), len(X)))
+    for own, column in zip(found, columns.astype(X.dtype), strict=True):
+        own[:] = X @ column
+    return found
 
 
 def _where(rows: IntArray) -> IntArray | slice:

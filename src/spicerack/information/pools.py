@@ -135,10 +135,12 @@ class Pool:
             gain = floor(gains[open_], slack[open_], tolerance, 0.0)
             leading = np.flatnonzero(open_ & (gains + slack >= gain))
             weight = run.penalty.of(largest_gain(run.state, self.rows[leading]))
-        scores, slack = self.ground.scores(self.rows, self.values, weight)
+        scores, slack = self.ground.scores(self.rows, self.values, weight, (gains, slack))
         scores[~open_] = -np.inf
         least = floor(scores, slack, tolerance, weight)
-        near = np.union1d(np.flatnonzero(scores + slack >= least), leading)
+        near = np.flatnonzero(scores + slack >= least)
+        if leading.size:
+            near = np.union1d(near, leading)
         return Standing(scores, slack, least, gain, weight, near)
 
     def _clear(self, standing: Standing) -> bool:

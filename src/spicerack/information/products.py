@@ -7,6 +7,7 @@ products of a part is done by the thread that made them, while they are in its c
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,7 +28,7 @@ STREAMS = max(1, min(8, os.cpu_count() or 1))
 thread to another has left the cache."""
 
 TORCH_ABOVE = 1 << 20
-"""Entries of a block from which its conversion is worth torch's import."""
+"""Entries of a block from which to convert or to copy it is worth torch's import."""
 
 
 def products(
@@ -69,13 +70,31 @@ def products(
     return found[:count]
 
 
+def taken(G: npt.NDArray[Any], rows: npt.NDArray[np.int64] | slice) -> npt.NDArray[Any]:
+    """Rows of an array; many that are scattered are copied on all cores, by torch."""
+    if isinstance(rows, slice) or rows.size * G.shape[1] < TORCH_ABOVE:
+        return np.asarray(G[rows])
+    import torch
+
+    found = np.empty((rows.size, G.shape[1]), dtype=G.dtype)
+    torch.index_select(as_tensor(G), 0, as_tensor(rows), out=torch.from_numpy(found))
+    return found
+
+
 def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rows in float32. Many go through torch, which converts half precision twenty times as fast as numpy."""
     if values.dtype != np.float16 or values.size < TORCH_ABOVE:
         return values.astype(np.float32, copy=False)
+    return np.asarray(as_tensor(values).float().numpy())
+
+
+def as_tensor(values: npt.NDArray[Any]) -> Any:
+    """An array as torch sees it, without a copy."""
     import torch
 
-    return np.asarray(torch.from_numpy(values).float().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a read-only array: nothing here writes
+        return torch.from_numpy(values)
 
 
 @cache
