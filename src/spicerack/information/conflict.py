@@ -78,10 +78,9 @@ class Conflict:
         """Absorb row i. Returns its conflict with the picks before. The pass waits until `values` is asked for."""
         X = self.matrix.row_at(i) if self.center is None else self.matrix.row_at(i) - self.center
         direction, eta = self.direction()
-        squared = np.vecdot(X, X)
-        before = float(_opposition(X @ direction, squared, eta)[0])
+        before, length = _opposition(X[0], direction, eta)
         self._sum = self._sum + X[0]
-        self._lengths += math.sqrt(squared[0])
+        self._lengths += length
         self._count += 1
         self._values = self._direction = None
         return before
@@ -148,7 +147,10 @@ class Conflict:
         """Conflict of a few rows, (r,), from exact rows in float64."""
         direction, eta = self.direction()
         X = self._exact_rows(rows)
-        return _opposition(X @ direction, np.vecdot(X, X), eta)
+        if len(X) == 1:
+            return np.array([_opposition(X[0], direction, eta)[0]])
+        lengths = np.sqrt(np.vecdot(X, X)) + eta
+        return np.maximum(0.0, -(X @ direction) / np.where(lengths > 0.0, lengths, 1.0))
 
     def sharpen(self) -> None:
         """Forget what was computed in float32; the state that shares the matrix has widened it."""
@@ -190,9 +192,10 @@ def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | N
         for listener in listeners:
             listener(part, products)
 
-    matrix.product(np.stack(columns, axis=1), told)
+    matrix.product(columns[0] if len(columns) == 1 else np.stack(columns, axis=1), told)
 
 
-def _opposition(inner: FloatArray, squared_norms: FloatArray, eta: float) -> FloatArray:
-    lengths = np.sqrt(squared_norms) + eta
-    return np.maximum(0.0, -inner / np.where(lengths > 0.0, lengths, 1.0))
+def _opposition(row: FloatArray, direction: FloatArray, eta: float) -> tuple[float, float]:
+    """Conflict of one row (k,) with the direction, and its length: numbers, where numpy's calls cost more than sums."""
+    length = math.sqrt(row @ row)
+    return max(0.0, -float(row @ direction) / ((length + eta) or 1.0)), length

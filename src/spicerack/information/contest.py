@@ -149,7 +149,7 @@ class Field:
 
             return above(self._vectors, self._weight, self._slope, least)
         assert self._bounds is not None
-        return np.flatnonzero(self._bounds >= least)
+        return (self._bounds >= least).nonzero()[0]
 
 
 def _best_gain(run: Run) -> float:

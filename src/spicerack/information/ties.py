@@ -19,14 +19,19 @@ Exact = Callable[[IntArray], tuple[FloatArray, FloatArray]]
 
 def contenders(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> IntArray:
     """Positions that may hold the best exact score or tie with it, given scores known within `slack`, each (r,)."""
-    return np.flatnonzero(scores + slack >= floor(scores, slack, relative, penalty))
+    bounds = scores + slack
+    return (bounds >= _floor(bounds, scores, slack, relative, penalty)).nonzero()[0]
 
 
 def floor(scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> float:
     """No row whose exact score is below this can win or tie, given scores known within `slack`, each (r,)."""
+    return _floor(scores + slack, scores, slack, relative, penalty)
+
+
+def _floor(bounds: FloatArray, scores: FloatArray, slack: FloatArray, relative: float, penalty: float) -> float:
     # The exact gain of the best is not known yet; the largest score plus the penalty bounds it.
-    margin = tie_width(float(np.max(scores + slack)) + penalty, relative, penalty)
-    return float(np.max(scores - slack)) - margin
+    margin = tie_width(float(bounds.max()) + penalty, relative, penalty)
+    return float((scores - slack).max()) - margin
 
 
 def smallest_best(scores: FloatArray, gains: FloatArray, relative: float, penalty: float) -> int:
