@@ -113,7 +113,7 @@ def make_comparison(
 
 
 def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
-    """The table, and the numbers behind it without the cells' details."""
+    """The table, and the numbers behind it without the cells' details; regimes that were not asked for stay in it."""
     command = (
         f"benchmarks/quality/run.py --regimes {options.regimes} --budgets {options.budgets} --seeds {options.seeds} "
         f"--rows {options.rows} --tests {options.tests} --max-steps {options.max_steps} --epochs {options.epochs} "
@@ -122,11 +122,23 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         f"{' --equal-tokens' if options.equal_tokens else ''}{' --finished' if options.finished else ''}"
         f"{''.join(f' --methods {method}' for method in options.methods or ())}"
     )
+    for results in all_results.values():  # the model's name, not where it lies
+        model = results["settings"]["model"]
+        model["model_name_or_path"] = Path(model["model_name_or_path"]).name
+    made = f"`{command}`, {machine('spicerack', 'torch', 'transformers', 'trl', 'peft')}"
+    kept = ("names", "settings", "seeds", "budgets", "methods", "pool", "summary")
+    slim = earlier(options, all_results) | {
+        regime: {"made": made, **{key: results[key] for key in kept}} for regime, results in all_results.items()
+    }
+    regimes_of: dict[str, list[str]] = {}
+    for regime, results in slim.items():
+        regimes_of.setdefault(results["made"], []).append(regime)
     heading = [
         "# Quality of subsets",
         "",
-        f"Model {Path(options.model).name}; {machine('spicerack', 'torch', 'transformers', 'trl', 'peft')}.",
-        f"Made by `{command}`.",
+        f"Model {Path(options.model).name}. Made by:",
+        "",
+        *(f"- {', '.join(regimes)}: {by}" for by, regimes in regimes_of.items()),
         "",
         "Held-out loss: mean over capabilities, in nats; 95 % intervals over seeds and held-out rows.",
         "",
@@ -134,17 +146,25 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         "",
     ]
     options.results.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(summary(all_results, heading)) + "\n"
+    text = "\n".join(summary(slim, heading)) + "\n"
     (options.results / "quality.md").write_text(text, encoding="utf-8")
-    for results in all_results.values():  # the model's name, not where it lies
-        model = results["settings"]["model"]
-        model["model_name_or_path"] = Path(model["model_name_or_path"]).name
-    slim = {
-        regime: {key: results[key] for key in ("names", "settings", "seeds", "budgets", "methods", "pool", "summary")}
-        for regime, results in all_results.items()
-    }
     (options.results / "quality.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
     print(text, flush=True)
+
+
+def earlier(options: argparse.Namespace, all_results: dict[str, Any]) -> dict[str, Any]:
+    """Regimes of the kept result that were not asked for. They must have been trained and measured alike."""
+    file = options.results / "quality.json"
+    asked = set(options.regimes.split(","))
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = {regime: results for regime, results in found.items() if regime not in asked}
+    alike = ("model", "labels", "gradients", "recipe", "measures")
+    for regime, results in found.items():
+        for new in all_results.values():
+            differs = [key for key in alike if results["settings"][key] != new["settings"][key]]
+            if differs:
+                raise SystemExit(f"{file}: {regime} was made with another {', '.join(differs)}; give another --results")
+    return found
 
 
 def arguments() -> argparse.Namespace:

@@ -111,12 +111,13 @@ def test_a_crowd_is_computed_afresh_before_passes_go_to_float64(gap, monkeypatch
         afresh.append(len(state.picks))
         refresh(state)
 
-    def crowd(run, copies):
+    def crowd(run, near):
         return run.sharpened_at is None and run.step >= (run.refreshed_at + gap if run.refreshed_at else 70)
 
     monkeypatch.setattr(FullFisher, "refresh", counted)
     monkeypatch.setattr(contest, "_crowd", crowd)
-    G = np.repeat(make_rows("plain", 150, 6), 3, axis=0)  # more than one contender at most steps
+    G = np.repeat(make_rows("plain", 150, 6), 3, axis=0)
+    G += 1e-9 * make_rows("plain", 450, 6, seed=1)  # in float32 more than one contender at most steps
     result = run(G, alpha=1.0, penalty=0.1, count=200, precision="float32")
     assert afresh
     assert afresh[0] >= 70
@@ -137,6 +138,14 @@ def test_what_settling_cost_is_spent_on_computing_afresh_once(monkeypatch):
     result = run(G, alpha=1.0, penalty=0.0, count=60, precision="float32")
     assert 1 <= len(afresh) <= 60 * 12 / 120
     assert result.sharpened_at is None
+    np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1.0, penalty=0.0, count=60))
+
+
+def test_float64_passes_are_not_computed_afresh_for_what_settling_costs(monkeypatch):
+    monkeypatch.setattr(FullFisher, "refresh", lambda state: pytest.fail("nothing to gain in float64"))
+    G = np.repeat(make_rows("plain", 10, 40), 12, axis=0)
+    G += 1e-13 * make_rows("plain", 120, 40, seed=1)  # ties of unequal rows: a dozen contenders a pick
+    result = run(G, alpha=1.0, penalty=0.0, count=60, precision="float64")
     np.testing.assert_array_equal(result.indices, greedy_truth(G, alpha=1.0, penalty=0.0, count=60))
 
 

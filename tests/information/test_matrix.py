@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spicerack.information import RowMatrix, matrix, native
+from spicerack.information import RowMatrix, matrix, native, products
 
 KINDS = ("plain", "alike", "two values", "heavy", "one-hot")
 
@@ -55,6 +55,19 @@ def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, widene
     assert (np.abs(M.product(V) - exact @ V) <= limit).all()
     np.testing.assert_allclose(M.working_at(np.array([5, 3])), exact[[5, 3]], rtol=1e-6)
     assert [rows.dtype for _, rows in M.working_blocks()] == [np.float32]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("large", [False, True])
+def test_rows_that_are_scattered_are_the_rows_asked_for(dtype, large, monkeypatch):
+    monkeypatch.setattr(products, "TORCH_ABOVE", 0 if large else 1 << 40)
+    G = np.random.default_rng(0).standard_normal((50, 7)).astype(dtype)
+    G.flags.writeable = False  # as rows of a mapped file are
+    for rows in (np.array([3, 3, 49, 0]), np.zeros(0, dtype=np.int64), slice(2, 9)):
+        found = products.taken(G, rows)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, G[rows])
+        np.testing.assert_array_equal(RowMatrix(G).working_at(rows), G[rows])
 
 
 def test_a_listener_hears_of_every_row_once(monkeypatch):

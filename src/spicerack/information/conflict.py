@@ -76,10 +76,9 @@ class Conflict:
 
     def add(self, i: int) -> float:
         """Absorb row i. Returns its conflict with the picks before. The pass waits until `values` is asked for."""
-        X = self.matrix.row_at(i) if self.center is None else self.matrix.row_at(i) - self.center
-        direction, eta = self.direction()
-        before, length = _opposition(X[0], direction, eta)
-        self._sum = self._sum + X[0]
+        row = self._row(i)
+        before, length = _opposition(row, *self.direction())
+        self._sum = self._sum + row
         self._lengths += length
         self._count += 1
         self._values = self._direction = None
@@ -146,11 +145,14 @@ class Conflict:
     def exact(self, rows: IntArray) -> FloatArray:
         """Conflict of a few rows, (r,), from exact rows in float64."""
         direction, eta = self.direction()
-        X = self._exact_rows(rows)
-        if len(X) == 1:
-            return np.array([_opposition(X[0], direction, eta)[0]])
+        X = self.matrix.rows_at(rows)
+        X = X if self.center is None else X - self.center
         lengths = np.sqrt(np.vecdot(X, X)) + eta
         return np.maximum(0.0, -(X @ direction) / np.where(lengths > 0.0, lengths, 1.0))
+
+    def exact_of(self, i: int) -> float:
+        """The same of one row."""
+        return _opposition(self._row(i), *self.direction())[0]
 
     def sharpen(self) -> None:
         """Forget what was computed in float32; the state that shares the matrix has widened it."""
@@ -169,9 +171,9 @@ class Conflict:
                 self._direction = self._sum / length, ETA * self._count / length
         return self._direction
 
-    def _exact_rows(self, rows: IntArray) -> FloatArray:
-        X = self.matrix.row_at(int(rows[0])) if rows.size == 1 else self.matrix.rows_at(rows)
-        return X if self.center is None else X - self.center
+    def _row(self, i: int) -> FloatArray:
+        row: FloatArray = self.matrix.row_at(i)[0]
+        return row if self.center is None else row - self.center
 
 
 def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | None, then: Then | None = None) -> None:

@@ -28,34 +28,34 @@ RECHECK = 8
 def best_of_all(run: Run) -> tuple[int, float]:
     """The open row that wins the step, and the weight of the conflict there. The state's gains are of now."""
     weight = run.penalty.of(_best_gain(run)) if run.penalty.relative else run.penalty.weight
-    near, copies = _contenders(run, weight)
+    near = _contenders(run, weight)
     if near.size == 1:
         return int(near[0]), weight
     if not run.state.matrix.wide:  # else what the passes leave is float64's own rounding
-        run.settled += np.unique(copies).size
-    if run.settled > run.state.matrix.n or (_crowd(run, copies) and run.step >= run.refreshed_at + LASTS):
+        run.settled += near.size
+    if run.settled > run.state.matrix.n or (_crowd(run, near) and run.step >= run.refreshed_at + LASTS):
         # What the passes left in the gains has grown with the picks. To settle contenders has cost by now what it costs
         # to compute all gains afresh.
         run.state.refresh()
         run.refreshed_at, run.settled = run.step, 0
-        near, copies = _contenders(run, weight)
-    if _crowd(run, copies):
+        near = _contenders(run, weight)
+    if _crowd(run, near):
         # Float32 leaves too many contenders even so: in float64 from here on.
         run.state.sharpen()
         run.conflict.sharpen()
         run.sharpened_at = run.step
-        near, copies = _contenders(run, weight)
-    return settle(near, copies, exact_scores(run, weight), run.state.tolerance, weight), weight
+        near = _contenders(run, weight)
+    return settle(near, exact_scores(run, weight), run.state.tolerance, weight), weight
 
 
-def _crowd(run: Run, copies: IntArray) -> bool:
-    """Whether the passes leave more contenders, copies of a row counted once, than it pays to settle one by one."""
-    many = np.unique(copies).size > max(64, int(np.count_nonzero(run.room.open)) // 64)
+def _crowd(run: Run, near: IntArray) -> bool:
+    """Whether the passes leave more contenders than it pays to settle one by one."""
+    many = near.size > max(64, int(np.count_nonzero(run.room.open)) // 64)
     return many and run.step > 0 and not run.state.matrix.wide
 
 
-def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
-    """Rows that may win the step, ascending, and a number for each that only bitwise equal rows share."""
+def _contenders(run: Run, weight: float) -> IntArray:
+    """Rows that may win the step, ascending; of bitwise equal ones the first."""
     state, conflict = run.state, run.conflict
     few = max(64, run.state.matrix.n // 64)
     if not run.crowded or run.step % RECHECK == 0:
@@ -71,7 +71,7 @@ def _contenders(run: Run, weight: float) -> tuple[IntArray, IntArray]:
         elif weight:
             scores -= weight * conflict.exact(rows)
         rows = rows[contenders(scores, slack, state.tolerance, weight)]
-    return rows, state.matrix.copies(rows) if rows.size > 1 else rows
+    return state.matrix.distinct(rows)
 
 
 def _by_gains(run: Run, weight: float) -> IntArray:
@@ -80,9 +80,9 @@ def _by_gains(run: Run, weight: float) -> IntArray:
     vector, slope, level = state.slack_bound()
     field = Field(state.gains(), None, 0.0, run.room.open, vector, slope, state.matrix.many)
     top, best, most = field.best()
-    sure = best - float(state.slack(top)[0])
+    sure = best - float(state.slack(slice(top, top + 1))[0])
     if weight:
-        sure -= weight * float(run.conflict.exact(top)[0])
+        sure -= weight * run.conflict.exact_of(top)
     return field.above(sure - tie_width(most + level, state.tolerance, weight) - level)
 
 
@@ -97,7 +97,8 @@ def _by_scores(run: Run, weight: float) -> IntArray:
         vector, slope = slope * vector + weight * of_conflict, 1.0
     field = Field(state.gains(), conflict.values(), weight, run.room.open, vector, slope, state.matrix.many)
     top, best, most = field.best()
-    sure = best - float(state.slack(top)[0] + weight * conflict.slack(top)[0])
+    only = slice(top, top + 1)
+    sure = best - float(state.slack(only)[0] + weight * conflict.slack(only)[0])
     return field.above(sure - tie_width(most + level + weight, state.tolerance, weight) - level)
 
 
@@ -129,18 +130,17 @@ class Field:
         self._many = many
         self._bounds: FloatArray | None = None
 
-    def best(self) -> tuple[IntArray, float, float]:
-        """The first row of the largest score, (1,), that score, and the largest of scores and what they may be out."""
+    def best(self) -> tuple[int, float, float]:
+        """The first row of the largest score, that score, and the largest of scores and what they may be out."""
         if self._many:
             from spicerack.information.native import best
 
-            row, score, most = best(self._vectors, self._weight, self._slope)
-            return np.array([row]), score, most
+            return best(self._vectors, self._weight, self._slope)
         gains, conflict, open_, vector = self._vectors
         scores = np.where(open_, gains - self._weight * conflict if self._weight else gains, -np.inf)
         row = int(scores.argmax())
         self._bounds = scores + self._slope * vector
-        return np.array([row]), float(scores[row]), float(self._bounds.max())
+        return row, float(scores[row]), float(self._bounds.max())
 
     def above(self, least: float) -> IntArray:
         """Open rows whose score, and what it may be out, come to `least` or more; ascending. After `best`."""
@@ -160,8 +160,7 @@ def _best_gain(run: Run) -> float:
 
 def largest_gain(state: InformationState, near: IntArray) -> float:
     """Largest exact gain among the contenders `near`; of bitwise equal rows only the first is computed."""
-    first = np.unique(state.matrix.copies(near), return_index=True)[1]
-    return float(state.exact_gains(near[np.sort(first)]).max())
+    return float(state.exact_gains(state.matrix.distinct(near)).max())
 
 
 def exact_scores(run: Run, weight: float) -> Callable[[IntArray], tuple[FloatArray, FloatArray]]:

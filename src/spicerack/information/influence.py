@@ -21,8 +21,9 @@ Block = tuple[slice, npt.NDArray[Any]]
 
 T = TypeVar("T")
 
-MULTIPLE = 64
-"""Rows of a product are a multiple of it: kernels take up to so many at once, so that no row is at an edge."""
+MULTIPLE = 192
+"""Rows of a product are a multiple of it: of 64, and of the 12 or 24 that kernels take at once, so that no row is at an
+edge."""
 
 
 def products(blocks: Iterable[Block], columns: npt.NDArray[Any]) -> Iterator[Block]:

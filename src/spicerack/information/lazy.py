@@ -108,8 +108,7 @@ class _Front:
         if self.outside >= least:
             return None
         near = rows[scores + slack >= floor(scores, slack, tolerance, weight)]
-        copies = self.state.matrix.copies(near) if near.size > 1 else near
-        return settle(near, copies, exact_scores(run, weight), tolerance, weight), weight
+        return settle(self.state.matrix.distinct(near), exact_scores(run, weight), tolerance, weight), weight
 
     @property
     def relative(self) -> float:

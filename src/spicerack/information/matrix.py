@@ -275,6 +275,15 @@ class RowMatrix:
                 self._copies[row] = self._known.setdefault(digest, row)
         return self._copies[rows]
 
+    def distinct(self, rows: IntArray) -> IntArray:
+        """Of `rows`, (r,), those of which no bitwise equal one comes before."""
+        if rows.size < 2:
+            return rows
+        first: dict[int, int] = {}
+        for row, number in zip(rows.tolist(), self.copies(rows).tolist(), strict=True):
+            first.setdefault(number, row)
+        return np.fromiter(first.values(), dtype=np.int64, count=len(first))
+
 
 def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:
     """`columns X^T`, (c, r), in float32 at least; in a small X numpy's single columns are fastest."""

@@ -158,9 +158,9 @@ class Pool:
         return True
 
     def _pick(self, standing: Standing) -> bool:
-        run, rows = self.run, self.rows[standing.near]
-        copies = run.state.matrix.copies(rows) if rows.size > 1 else rows
-        i = settle(rows, copies, exact_scores(run, standing.weight), run.state.tolerance, standing.weight)
+        run = self.run
+        rows = run.state.matrix.distinct(self.rows[standing.near])
+        i = settle(rows, exact_scores(run, standing.weight), run.state.tolerance, standing.weight)
         return run.take(i, standing.weight, self.ground.push)
 
     def _inner(self, standing: Standing) -> Pool:

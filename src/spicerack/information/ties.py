@@ -45,23 +45,19 @@ def smallest_best(scores: FloatArray, gains: FloatArray, relative: float, penalt
     return int(np.flatnonzero(scores >= scores[best] - width)[0])
 
 
-def settle(rows: IntArray, copies: IntArray, exact: Exact, relative: float, penalty: float) -> int:
-    """The row that wins among the contenders `rows`, ascending; of bitwise equal rows only the first is scored.
+def settle(rows: IntArray, exact: Exact, relative: float, penalty: float) -> int:
+    """The row that wins among the contenders `rows`.
 
     Args:
-        rows: row numbers (r,), ascending.
-        copies: a number for each that only bitwise equal rows share, (r,).
+        rows: row numbers (r,), ascending; of bitwise equal rows the first alone.
         exact: scores and gains in float64.
         relative: relative tie tolerance of the gains.
         penalty: weight of the conflict.
     """
     if rows.size == 1:
         return int(rows[0])
-    first = np.sort(np.unique(copies, return_index=True)[1])
-    if first.size == 1:
-        return int(rows[0])
-    scores, gains = exact(rows[first])
-    return int(rows[first[smallest_best(scores, gains, relative, penalty)]])
+    scores, gains = exact(rows)
+    return int(rows[smallest_best(scores, gains, relative, penalty)])
 
 
 def tie_width(gain: float, relative: float, penalty: float) -> float:
