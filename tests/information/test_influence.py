@@ -18,7 +18,7 @@ def blocks_of(G, size):
 @given(
     n=st.integers(1, 300),
     k=st.integers(1, 40),
-    c=st.integers(1, 9),
+    c=st.integers(1, 40),
     size=st.sampled_from([1, 7, 64, 100, 500]),
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 9),

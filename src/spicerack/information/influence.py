@@ -2,9 +2,11 @@
 
     A (c, n) += columns (c, k) @ rows (n, k)^T
 
-The pool is read a block at a time, the next one while one is multiplied. Every product has the same shape, the last
-one filled up with zeros: a matrix product sums a row in another order at its edge than in its middle, so that equal
-rows in blocks of different shapes would differ in their last bits, and ties would not go to the first.
+The pool is read a block at a time, the next one while one is multiplied. Equal rows must have equal products to the
+last bit, or ties would not go to the first; but a matrix product sums a row in another order at its edge than in its
+middle. So every product has the same shape, the last one filled up with zeros, and torch makes it, the rows along the
+columns of its result: numpy's OpenBLAS takes rows by twelve where there is no AVX-512, and sums the second six of them
+in another order (float32, 16 columns or more).
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.information.products import as_tensor
+
 Block = tuple[slice, npt.NDArray[Any]]
 """Numbers of the rows, and the rows (r, k)."""
 
 T = TypeVar("T")
 
 MULTIPLE = 192
-"""Rows of a product are a multiple of it: of 64, and of the 12 or 24 that kernels take at once, so that no row is at an
-edge."""
+"""Rows of a product are a multiple of it: kernels take up to 64 at once, or 12 or 24, so that no row is at an edge."""
 
 
 def products(blocks: Iterable[Block], columns: npt.NDArray[Any]) -> Iterator[Block]:
@@ -36,6 +39,8 @@ def products(blocks: Iterable[Block], columns: npt.NDArray[Any]) -> Iterator[Blo
     Yields:
         The rows' numbers and their (c, r) products.
     """
+    import torch
+
     padded: npt.NDArray[Any] | None = None
     for part, rows in read_ahead(blocks):
         if padded is None:
@@ -45,7 +50,7 @@ def products(blocks: Iterable[Block], columns: npt.NDArray[Any]) -> Iterator[Blo
             padded[: len(rows)] = rows
             padded[len(rows) :] = 0.0
         whole = rows if len(rows) == len(padded) else padded
-        yield part, (whole @ columns.T)[: len(rows)].T  # rows first: with few columns the other order is much slower
+        yield part, torch.mm(as_tensor(columns), as_tensor(whole).T).numpy()[:, : len(rows)]
 
 
 def add_products(A: npt.NDArray[Any], blocks: Iterable[Block], columns: npt.NDArray[Any]) -> None:
