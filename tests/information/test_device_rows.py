@@ -39,7 +39,7 @@ def test_a_block_answers_as_one_in_main_memory(stop, where):
     rng = np.random.default_rng(stop)
     G, columns = rng.standard_normal((40, 200)), rng.standard_normal((9, 200))
     which = np.sort(rng.permutation(40)[:25])
-    for first in (np.sort(rng.integers(0, stop + 1, 25)), np.zeros(25, dtype=np.int64)):
+    for first in (rng.integers(0, stop + 1, 25), np.zeros(25, dtype=np.int64)):
         found = held(G, where).block(which).energies(columns, first, stop)
         expected = HostBlock(G[which]).energies(columns, first, stop)
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)

@@ -1,14 +1,16 @@
 """The plain loop's picks for the log-det, without reading every row at every pick.
 
-Stale values bound scores (`ground.py`). A round refreshes the rows that may hold the best, moves the most promising
-into a pool, and picks inside the pool (`pools.py`) for as long as its best stands clear of the bounds of everything
-outside. What the picks did to everyone else is applied later, in blocks, as one matrix product, and only to rows whose
-bound still matters.
+Stale values bound scores (`ground.py`). A round refreshes the rows that may win one of its picks, moves the most
+promising into a pool, and picks inside the pool (`pools.py`) for as long as its best stands clear of the bounds of
+everything outside. What the picks did to everyone else is applied later, in blocks, as one matrix product, and only to
+rows whose bound still matters.
 
 Near ties are settled in float64 by the rule that the plain loop follows (`ties.py`), so the picks are the same.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from spicerack.information.greedy import GreedyResult, Run, Watch
 from spicerack.information.ground import Ground
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray
-from spicerack.information.pools import ETA_GROWTH, Depth, Limits, Pool, choose, lowest
+from spicerack.information.pools import ETA_GROWTH, NARROWEST, Depth, Limits, Pool, choose, lowest
 from spicerack.information.room import Room
 from spicerack.information.ties import floor, smallest_best
 
@@ -27,6 +29,42 @@ DEPTHS = (Depth(rows=8192, picks=256), Depth(rows=1024, picks=64), Depth(rows=12
 
 CROWD = 8192
 """Contenders for one pick above which the plain loop makes it."""
+
+LATEST = 64
+"""Picks that tell how fast the best score falls."""
+
+
+@dataclass
+class Outlook:
+    """How far a round looks ahead, learned from the rounds before. It changes the time a run takes, never its picks.
+
+    Attributes:
+        depths: of the pools.
+        picks: that a round prepares for.
+        drifts: allowance for the turn of the direction, by depth.
+    """
+
+    depths: tuple[Depth, ...]
+    picks: float = field(init=False)
+    drifts: dict[int, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.picks = self.depths[0].picks
+        self.drifts = dict.fromkeys(range(len(self.depths)), 0.02)
+
+    def lowest_score(self, run: Run, weight: float) -> float:
+        """What the best score will have fallen to after those picks, if it goes on as it did."""
+        latest = min(run.step - 1, LATEST)
+        last = run.score(-1, weight)
+        fall = (run.score(-1 - latest, weight) - last) / latest if latest else last
+        return last - self.picks * max(fall, 0.0)
+
+    def learn(self, pool: Pool, made: int) -> None:
+        """Look no further than a full pool lasted; allow for twice the turn that there was."""
+        full = pool.rows.size >= self.depths[0].rows
+        self.picks = min(max(1.25 * made, 16.0) if full else 2.0 * self.picks, self.depths[0].picks)
+        turned = float(np.linalg.norm(pool.run.conflict.direction()[0] - pool.limits[0].start))
+        self.drifts[0] = min(self.drifts[0], max(2.0 * turned, NARROWEST))
 
 
 def deferred_greedy(
@@ -47,7 +85,7 @@ def deferred_greedy(
     """
     run = Run(state, conflict, penalty=penalty, room=room, eligible=eligible, stop_ratio=stop_ratio, watch=watch)
     ground = Ground(state, conflict, penalized=penalty.weight > 0.0)
-    drifts = dict.fromkeys(range(len(depths)), 0.02)
+    outlook = Outlook(depths)
     run.take_forced(ground.push)
     while run.going:
         if run.watch is not None:
@@ -55,13 +93,15 @@ def deferred_greedy(
         if run.step == 0:
             run.take(*_first(run), ground.push)
             continue
-        weight = _refresh(run, ground, 2 * depths[0].rows)
-        pool = _pool(run, ground, weight, depths, crowd, drifts)
+        weight = _refresh(run, ground, outlook)
+        pool = _pool(run, ground, weight, crowd, outlook)
         if pool is None:
             _plain_step(run, ground)
         else:
+            begun = run.step
             pool.play()
             ground.write(pool.rows, pool.values)
+            outlook.learn(pool, run.step - begun)
     ground.refresh(np.arange(ground.matrix.n))
     return run.result()
 
@@ -74,30 +114,30 @@ def _first(run: Run) -> tuple[int, float]:
     return int(rows[smallest_best(gains, gains, run.state.tolerance, weight)]), weight
 
 
-def _refresh(run: Run, ground: Ground, ahead: int) -> float:
+def _refresh(run: Run, ground: Ground, outlook: Outlook) -> float:
     """Refresh rows until no stale one can win. Returns the weight of the conflict."""
     weight = run.penalty.weight
     if run.penalty.relative:
-        _refresh_best(run, ground, 0.0, ahead)  # the largest gain says what the weight is
+        _refresh_best(run, ground, 0.0, outlook)  # the largest gain says what the weight is
         rows = np.flatnonzero(ground.fresh() & run.room.open)
         gains, slack = ground.gains(rows, ground.read(rows))
         near = rows[gains + slack >= floor(gains, slack, run.state.tolerance, 0.0)]
         weight = run.penalty.of(largest_gain(run.state, near))
     if weight or not run.penalty.relative:
-        _refresh_best(run, ground, weight, ahead)
+        _refresh_best(run, ground, weight, outlook)
     return weight
 
 
-def _refresh_best(run: Run, ground: Ground, weight: float, ahead: int) -> None:
-    """Refresh the `ahead` rows of largest upper bounds, then until no stale bound reaches what fresh rows are sure of.
+def _refresh_best(run: Run, ground: Ground, weight: float, outlook: Outlook) -> None:
+    """Refresh the rows that may win a pick of the round, then until no stale bound reaches what fresh rows are sure of.
 
     The first part is what lets a round last: the bound of everything outside falls well below the best.
     """
     open_ = run.room.open
-    keys = ground.keys(open_, weight)
-    if keys.size > ahead:
-        keys[np.argpartition(-keys, ahead - 1)[ahead:]] = -np.inf
-    stale = np.flatnonzero((keys > -np.inf) & ~ground.fresh())
+    keys = ground.keys(open_, weight, drift=outlook.drifts[0])
+    least = min(outlook.lowest_score(run, weight), float(keys.max()))
+    stale = np.flatnonzero((keys >= least) & ~ground.fresh())
+    ahead = 2 * outlook.depths[0].rows
     while True:
         ground.refresh(stale)
         fresh = ground.fresh() & open_
@@ -112,9 +152,7 @@ def _refresh_best(run: Run, ground: Ground, weight: float, ahead: int) -> None:
         ahead *= 2
 
 
-def _pool(
-    run: Run, ground: Ground, weight: float, depths: tuple[Depth, ...], crowd: int, drifts: dict[int, float]
-) -> Pool | None:
+def _pool(run: Run, ground: Ground, weight: float, crowd: int, outlook: Outlook) -> Pool | None:
     """The pool of a round, or None where too many rows contend."""
     fresh = ground.fresh() & run.room.open
     rows = np.flatnonzero(fresh)
@@ -132,12 +170,12 @@ def _pool(
     def keys(drift: float) -> FloatArray:
         return ground.keys(run.room.open, floor_weight, drift=drift, eta=eta)
 
-    chosen, outside, drift = choose(keys, fresh, must, depths[0].rows, least, drifts[0])
-    drifts[0] = drift
+    drifts, depths = outlook.drifts, outlook.depths
+    chosen, outside, drifts[0] = choose(keys, fresh, must, depths[0].rows, least, drifts[0])
     rest = run.room.open.copy()
     rest[chosen] = False
     gain = float(ground.bound[rest].max()) if run.penalty.relative and rest.any() else -np.inf
-    limits = Limits(outside, gain, direction, drift, eta, floor_weight)
+    limits = Limits(outside, gain, direction, drifts[0], eta, floor_weight)
     X = ground.matrix.pass_rows(chosen)
     return Pool(run, ground, chosen, X, ground.read(chosen), (limits,), depths, drifts)
 

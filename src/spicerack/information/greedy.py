@@ -104,6 +104,10 @@ class Run:
             return False
         return True
 
+    def score(self, pick: int, weight: float) -> float:
+        """Score of one of the picks when it was made, at this weight of the conflict; -1: of the last."""
+        return self._gains[pick] - weight * self._conflicts[pick]
+
     def take(self, i: int, weight: float, add: Callable[[int], float], *, forced: bool = False) -> bool:
         """Pick row i, unless the early stop forbids it; `add` absorbs it into the state and returns its gain."""
         stoppable = not forced and self.stop_ratio is not None and self._first is not None

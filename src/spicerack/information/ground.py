@@ -24,11 +24,14 @@ from spicerack.information.conflict import Conflict
 from spicerack.information.logdet import FullFisher
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 """Rows of one matrix product: large enough for the product, small enough to stay in cache."""
 
 DEVICE_CHUNK_BYTES = 32 << 20
 """The same on a GPU, where a product has to fill more cores and its start costs more."""
+
+DENSE = 0.6
+"""Share of all rows from which a refresh takes all: to gather rows costs as much as to read them all, and more."""
 
 ROOT_BELOW = 1e8
 """Bound of the condition number up to which the root of the inverse refreshes rows; beyond, the picks themselves do."""
@@ -149,14 +152,15 @@ class Ground:
         return Values(np.maximum(values.aq - drop, 0.0), values.error2 + lost, cosine)
 
     def refresh(self, rows: IntArray) -> None:
-        """Bring rows up to date, those of one age together."""
-        since = np.array(self._times)[self._epoch[rows]]
-        rows, since = rows[since < self.now], since[since < self.now]
-        order = np.argsort(since, kind="stable")
-        size = self._chunk_rows
-        for start, (part, X) in enumerate(self.matrix.chunks(rows[order], size)):
-            ages = since[order[start * size : start * size + part.size]]
-            self._advance(part, X, ages)
+        """Bring rows up to date: those of one age together, or all as they lie where that spares gathering most."""
+        since = np.array(self._times)[self._epoch]
+        rows = rows[since[rows] < self.now]
+        if rows.size > DENSE * self.matrix.n:
+            rows = np.arange(self.matrix.n)
+        else:
+            rows = rows[np.argsort(since[rows], kind="stable")]
+        for part, X in self.matrix.chunks(rows, self._chunk_rows):
+            self._advance(part, X, since[part])
         self._date(rows)
 
     def read(self, rows: IntArray) -> Values:
@@ -199,8 +203,8 @@ class Ground:
         self._epoch[rows] = len(self._times) - 1
 
     def _advance(self, rows: IntArray, X: Block, since: IntArray) -> None:
-        """Bring the rows X (r, k) up to date, in order of age: one product with the picks since the oldest."""
-        oldest, k = int(since[0]), self.matrix.k
+        """Bring the rows X (r, k) up to date: one product with the picks since the oldest."""
+        oldest, k = int(since.min()), self.matrix.k
         if self.now - oldest > k and self._root_pays(rows.size * (self.now - oldest - k)):
             energy, along = X.energies(self._whole(X.dtype), np.zeros(rows.size, dtype=np.int64), k)
             self.state.replace(rows, energy)

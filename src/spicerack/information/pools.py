@@ -206,6 +206,8 @@ def choose(
 ) -> tuple[IntArray, float, float]:
     """The rows of a pool: those of largest keys, and those that may win now.
 
+    A key below one that cannot be chosen keeps its row out: the pool's play would end before the row is picked.
+
     Args:
         keys: upper bounds of all scores given an allowance for the turn of the direction, -inf for closed rows.
         among: rows that may be chosen.
@@ -217,12 +219,11 @@ def choose(
     Returns:
         Positions (ascending), the largest key of the others, the allowance.
     """
-    candidates = np.flatnonzero(among)
     while True:
         bounds = keys(drift)
-        best = candidates
-        if candidates.size > size:
-            best = candidates[np.argpartition(-bounds[candidates], size - 1)[:size]]
+        best = np.flatnonzero(among & (bounds > bounds.max(initial=-np.inf, where=~among)))
+        if best.size > size:
+            best = best[np.argpartition(-bounds[best], size - 1)[:size]]
         chosen = np.union1d(best, must)
         bounds[chosen] = -np.inf
         outside = float(bounds.max())
