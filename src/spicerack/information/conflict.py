@@ -57,6 +57,7 @@ class Conflict:
         self._count = 0
         self._values: FloatArray | None = None
         self._direction: tuple[FloatArray, float] | None = None
+        self._one: tuple[int, float, float] | None = None  # a row, its conflict and its length
 
     @property
     def count(self) -> int:
@@ -76,12 +77,11 @@ class Conflict:
 
     def add(self, i: int) -> float:
         """Absorb row i. Returns its conflict with the picks before. The pass waits until `values` is asked for."""
-        row = self._row(i)
-        before, length = _opposition(row, *self.direction())
-        self._sum = self._sum + row
+        before, length = self._opposition(i)
+        self._sum = self._sum + self._row(i)
         self._lengths += length
         self._count += 1
-        self._values = self._direction = None
+        self._values = self._direction = self._one = None
         return before
 
     def absorb(self, rows: IntArray) -> None:
@@ -152,7 +152,7 @@ class Conflict:
 
     def exact_of(self, i: int) -> float:
         """The same of one row."""
-        return _opposition(self._row(i), *self.direction())[0]
+        return self._opposition(i)[0]
 
     def sharpen(self) -> None:
         """Forget what was computed in float32; the state that shares the matrix has widened it."""
@@ -170,6 +170,14 @@ class Conflict:
             else:
                 self._direction = self._sum / length, ETA * self._count / length
         return self._direction
+
+    def _opposition(self, i: int) -> tuple[float, float]:
+        """Conflict of one row and its length, kept: numbers, where numpy's calls cost more than the sums."""
+        if self._one is None or self._one[0] != i:
+            row, (direction, eta) = self._row(i), self.direction()
+            length = math.sqrt(row @ row)
+            self._one = i, max(0.0, -float(row @ direction) / ((length + eta) or 1.0)), length
+        return self._one[1:]
 
     def _row(self, i: int) -> FloatArray:
         row: FloatArray = self.matrix.row_at(i)[0]
@@ -195,9 +203,3 @@ def ride_along(matrix: RowMatrix, columns: list[FloatArray], rider: Conflict | N
             listener(part, products)
 
     matrix.product(columns[0] if len(columns) == 1 else np.stack(columns, axis=1), told)
-
-
-def _opposition(row: FloatArray, direction: FloatArray, eta: float) -> tuple[float, float]:
-    """Conflict of one row (k,) with the direction, and its length: numbers, where numpy's calls cost more than sums."""
-    length = math.sqrt(row @ row)
-    return max(0.0, -float(row @ direction) / ((length + eta) or 1.0)), length

@@ -80,7 +80,7 @@ def _by_gains(run: Run, weight: float) -> IntArray:
     vector, slope, level = state.slack_bound()
     field = Field(state.gains(), None, 0.0, run.room.open, vector, slope, state.matrix.many)
     top, best, most = field.best()
-    sure = best - float(state.slack(slice(top, top + 1))[0])
+    sure = best - slope * float(vector[top]) - level
     if weight:
         sure -= weight * run.conflict.exact_of(top)
     return field.above(sure - tie_width(most + level, state.tolerance, weight) - level)
@@ -97,8 +97,7 @@ def _by_scores(run: Run, weight: float) -> IntArray:
         vector, slope = slope * vector + weight * of_conflict, 1.0
     field = Field(state.gains(), conflict.values(), weight, run.room.open, vector, slope, state.matrix.many)
     top, best, most = field.best()
-    only = slice(top, top + 1)
-    sure = best - float(state.slack(only)[0] + weight * conflict.slack(only)[0])
+    sure = best - slope * float(vector[top]) - level
     return field.above(sure - tie_width(most + level + weight, state.tolerance, weight) - level)
 
 

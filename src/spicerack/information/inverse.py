@@ -61,8 +61,7 @@ class Inverse:
         """
         if solved is None:
             X = self._matrix.row_at(i)
-            Y, solution = self.solve(X)
-            solved = X[0], Y[0], float(solution[0])
+            solved = X[0], *self._solved(X)
         row, y, aq = solved
         p = y * (self.alpha / math.sqrt(1.0 + aq))
         rho = self.alpha * float(row @ row)
@@ -86,6 +85,16 @@ class Inverse:
         if poor.size:
             Y[poor], aq[poor] = self._refined(X[poor], Y[poor])
         return Y, np.maximum(aq, 0.0)
+
+    def _solved(self, X: FloatArray) -> tuple[FloatArray, float]:
+        """The same of a single row (1, k): y (k,) and a number; numpy's calls cost more than its sums."""
+        Y = self._apply(X)
+        x, y = X[0], Y[0]
+        aq, rho = self.alpha * float(x @ y), self.alpha * float(x @ x)
+        if self.picks and 16.0 * EPS * math.sqrt(rho * max(rho, self._top)) > REFINE_ABOVE * abs(aq):
+            Y, refined = self._refined(X, Y)
+            y, aq = Y[0], float(refined[0])
+        return y, max(aq, 0.0)
 
     def _refined(self, X: FloatArray, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
         for _ in range(2):

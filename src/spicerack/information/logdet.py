@@ -135,8 +135,11 @@ class FullFisher:
 
     def lower(self, rows: IntArray | slice, drop: FloatArray) -> None:
         """Take `drop`, sums of `(p . g)^2` from a pass in the working precision, off the `alpha q` of rows, (r,)."""
-        self.aq[rows] = np.maximum(self.aq[rows] - drop, 0.0)
-        self.error2[rows] += (2.0 * self.matrix.rounding) ** 2 * self.rho[rows] * drop
+        left = self.aq[rows] - drop
+        self.aq[rows] = np.maximum(left, 0.0, out=left)
+        lost = self.rho[rows] * drop
+        lost *= (2.0 * self.matrix.rounding) ** 2
+        self.error2[rows] += lost
 
     def replace(self, rows: IntArray, aq: FloatArray) -> None:
         """Set the `alpha q` of rows to sums of squares from a pass over the k columns of the inverse's root, (r,).

@@ -199,13 +199,18 @@ class RowMatrix:
         """
         columns = v[None] if v.ndim == 1 else np.ascontiguousarray(v.T)  # (c, k)
         scale = np.abs(columns).max(axis=1, keepdims=True)  # v may lie outside float32's range
-        columns = columns / np.where(scale > 0.0, scale, 1.0)
-        if self.many and self._away is None and scale.any():
-            out = products(self._pass_parts(), self._read, columns, scale, self.n, then)
+        if not scale.any():
+            out = np.zeros((len(columns), self.n))
         else:
-            out = self._multiply(columns) * scale if scale.any() else np.zeros((len(columns), self.n))
-            if then is not None:
-                then(slice(0, self.n), out)
+            columns = columns / (scale if scale.all() else np.where(scale > 0.0, scale, 1.0))
+            if self.many and self._away is None:
+                out = products(self._pass_parts(), self._read, columns, scale, self.n, then)
+                then = None
+            else:
+                out = self._multiply(columns)
+                out *= scale
+        if then is not None:
+            then(slice(0, self.n), out)
         return out[0] if v.ndim == 1 else out.T
 
     def _multiply(self, columns: FloatArray) -> FloatArray:
