@@ -53,11 +53,11 @@ class Outlook:
         self.drifts = dict.fromkeys(range(len(self.depths)), 0.02)
 
     def lowest_score(self, run: Run, weight: float) -> float:
-        """What the best score will have fallen to after those picks, if it goes on as it did."""
+        """What the best score will have fallen to after those picks, or as many as there were, if it goes on so."""
         latest = min(run.step - 1, LATEST)
         last = run.score(-1, weight)
-        fall = (run.score(-1 - latest, weight) - last) / latest if latest else last
-        return last - self.picks * max(fall, 0.0)
+        fall = max(0.0, run.score(-1 - latest, weight) - last) / max(latest, 1)
+        return last - min(self.picks, run.step) * fall
 
     def learn(self, pool: Pool, made: int) -> None:
         """Look no further than a full pool lasted; allow for twice the turn that there was."""
