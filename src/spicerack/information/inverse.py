@@ -12,6 +12,7 @@ quadratic form is taken as `2 g.y - y^T M y`, whose error is of second order in 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -80,8 +81,7 @@ class Inverse:
         Y = self._apply(X)
         aq = self.alpha * np.vecdot(X, Y)
         rho = self.alpha * np.vecdot(X, X)
-        error = 16.0 * EPS * np.sqrt(rho * np.maximum(rho, self._top))
-        poor = np.flatnonzero(error > REFINE_ABOVE * np.abs(aq)) if self.picks else np.empty(0, dtype=np.int64)
+        poor = np.flatnonzero(self._poor(rho, aq)) if self.picks else np.empty(0, dtype=np.int64)
         if poor.size:
             Y[poor], aq[poor] = self._refined(X[poor], Y[poor])
         return Y, np.maximum(aq, 0.0)
@@ -91,10 +91,14 @@ class Inverse:
         Y = self._apply(X)
         x, y = X[0], Y[0]
         aq, rho = self.alpha * float(x @ y), self.alpha * float(x @ x)
-        if self.picks and 16.0 * EPS * math.sqrt(rho * max(rho, self._top)) > REFINE_ABOVE * abs(aq):
+        if self.picks and self._poor(rho, aq):
             Y, refined = self._refined(X, Y)
             y, aq = Y[0], float(refined[0])
         return y, max(aq, 0.0)
+
+    def _poor(self, rho: FloatArray | float, aq: FloatArray | float) -> Any:
+        """Whether cancellation shows in `alpha q`, of rows or of one."""
+        return 16.0 * EPS * (rho * np.maximum(rho, self._top)) ** 0.5 > REFINE_ABOVE * np.abs(aq)
 
     def _refined(self, X: FloatArray, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
         for _ in range(2):
