@@ -160,7 +160,8 @@ class Ground:
         else:
             rows = rows[np.argsort(since[rows], kind="stable")]
         for part, X in self.matrix.chunks(rows, self._chunk_rows):
-            self._advance(part, X, since[part])
+            if since[part].min() < self.now:
+                self._advance(part, X, since[part])
         self._date(rows)
 
     def read(self, rows: IntArray) -> Values:
