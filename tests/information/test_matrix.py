@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spicerack.information import RowMatrix, matrix, native, products
+from spicerack.information import RowMatrix, lanes, matrix, native, products
 
 KINDS = ("plain", "alike", "two values", "heavy", "one-hot")
 
@@ -42,7 +42,7 @@ def test_products_are_within_their_rounding(kind, k, large, monkeypatch):
 @pytest.mark.parametrize("widened", [False, True])
 def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, widened, monkeypatch):
     monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
-    monkeypatch.setattr(native, "HALVES", native.HALVES and not widened)  # where the processor cannot, numpy widens
+    monkeypatch.setattr(lanes, "HALVES", lanes.HALVES and not widened)  # where the processor cannot, numpy widens
     rng = np.random.default_rng(k)
     G = rows_of(kind, 64, k, rng)
     lengths = np.linalg.norm(G, axis=1)
@@ -122,4 +122,4 @@ def test_where_compiled_code_cannot_be_kept_it_is_compiled_anew(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(native.numba, "njit", without_a_folder)
-    assert native._compiled(lambda x: x + 1)(2) == 3
+    assert native.compiled(lambda x: x + 1)(2) == 3

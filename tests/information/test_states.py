@@ -12,8 +12,8 @@ from spicerack.information import (
     FullFisher,
     RowMatrix,
     Transductive,
+    lanes,
     matrix,
-    native,
     second_moment,
 )
 
@@ -164,7 +164,7 @@ def test_compiled_updates_are_those_of_numpy(monkeypatch):
     G = np.random.default_rng(0).standard_normal((300, 12))
     states = []
     monkeypatch.setattr(
-        native, "UNITS", RowMatrix(G).rounding / matrix.EPS
+        lanes, "UNITS", RowMatrix(G).rounding / matrix.EPS
     )  # a kernel's sums are not bounded as tightly
     for above in (0, 1 << 40):
         monkeypatch.setattr(matrix, "NATIVE_ABOVE", above)

@@ -39,7 +39,7 @@ PASS_BYTES = 8 << 20
 what Python does for each does not show."""
 
 NATIVE_ABOVE = 1 << 22
-"""Entries of a matrix from which compiled loops multiply it (`native.py`): below, their import is not worth it."""
+"""Entries of a matrix from which compiled loops multiply it (`lanes.py`): below, their import is not worth it."""
 
 EPS = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -186,7 +186,7 @@ class RowMatrix:
         """The same of `product` alone, which where rows are many does not leave the order of its sums to a kernel."""
         if not self.many or self._away is not None:
             return self.rounding
-        from spicerack.information.native import UNITS
+        from spicerack.information.lanes import UNITS
 
         return UNITS * (EPS if self._wide else EPS32)
 

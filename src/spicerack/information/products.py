@@ -49,7 +49,7 @@ def products(
         n: rows.
         then: told of each run as soon as it is multiplied.
     """
-    from spicerack.information.native import COLUMNS, multiply
+    from spicerack.information.lanes import COLUMNS, multiply
 
     count = len(columns)
     found = np.empty((-(-count // COLUMNS) * COLUMNS, n))
