@@ -3,7 +3,7 @@
 `follow` makes one loop of what takes numpy twelve, a fifth of the time; `best` and `above` two of what takes it ten.
 
 Compiled code is kept beside this file or in the user's cache; where neither can be written, each process compiles anew,
-in about a second. Imported only once rows are many: see `matrix.py`.
+in a second or two. Imported only once rows are many: see `matrix.py`.
 """
 
 from __future__ import annotations
