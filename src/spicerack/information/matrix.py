@@ -34,7 +34,7 @@ BLOCK_BYTES = 32 << 20
 STREAM_BYTES = 4 << 20
 """Size of a float32 block of rows that are read ahead: it is still in the cache when it is multiplied."""
 
-PASS_BYTES = 8 << 20
+PASS_BYTES = 4 << 20
 """Size of a half-precision block of rows read by a thread of a pass: small enough for the cache, and large enough that
 what Python does for each does not show."""
 

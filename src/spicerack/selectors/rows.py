@@ -7,6 +7,7 @@ not depend on the precision of the working copy, nor on whether it is held in me
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -212,13 +213,25 @@ class Rows:
         source = self._store_source
         held = np.empty(self.shape, dtype=source.dtype)
         for part in self._parts(max(1, BLOCK_BYTES // (held.itemsize * self.k))):
-            held[part] = source.stored(part)
+            source.stored(part, held[part])
         return held
 
     def _streamer(self, form: RowForm) -> StreamAt:
-        """Rows as the store holds them, near unit length, and the lengths that make them rows of this form."""
+        """Rows as the store holds them, near unit length, and the lengths that make them rows of this form.
+
+        A thread's rows are good until it asks for the next ones: fresh memory for each run of rows takes the system as
+        long as half of the reading.
+        """
         source, scale = self._store_source, self._lengths(form)
-        return lambda part: (source.stored(part), scale[part])
+        kept = threading.local()
+
+        def stream(part: slice) -> tuple[npt.NDArray[Any], FloatArray]:
+            count = part.stop - part.start
+            if len(getattr(kept, "rows", ())) < count:
+                kept.rows = np.empty((count, self.k), dtype=source.dtype)
+            return source.stored(part, kept.rows[:count]), scale[part]
+
+        return stream
 
     @property
     def _store_source(self) -> StoreSource:

@@ -134,13 +134,17 @@ class StoreSource:
         dtype: np.dtype[Any] = self._rows.dtype
         return dtype
 
-    def stored(self, rows: IntArray | slice) -> npt.NDArray[Any]:
+    def stored(self, rows: IntArray | slice, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Unit rows in the dtype that they are stored in.
+
+        Args:
+            rows: of the store.
+            out: where to write them, (r, k); by default fresh memory.
 
         Raises:
             GradientError: a row that is not finite, though the table says so.
         """
-        values: npt.NDArray[Any] = self._rows.take(rows)
+        values: npt.NDArray[Any] = self._rows.take(rows, out)
         if self.excluded:
             values[self._banned[rows]] = 0.0
         if not self._seen[rows].all():

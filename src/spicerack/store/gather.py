@@ -38,20 +38,28 @@ class RowGatherer:
     def _row_bytes(self) -> int:
         return int(self.k * self.dtype.itemsize)
 
-    def take(self, rows: npt.NDArray[np.int64] | slice) -> npt.NDArray[Any]:
-        """Rows of these numbers, (r, k), in the order given."""
+    def take(self, rows: npt.NDArray[np.int64] | slice, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Rows of these numbers, (r, k), in the order given.
+
+        Args:
+            rows: of the store.
+            out: where to write them, (r, k), contiguous and of their type; by default fresh memory.
+        """
+        count = len(range(*rows.indices(self.n))) if isinstance(rows, slice) else rows.size
+        if out is None:
+            out = np.empty((count, self.k), dtype=self.dtype)
         if isinstance(rows, slice):
-            start, stop, _ = rows.indices(self.n)
-            return self._run(start, stop)
-        out = np.empty((rows.size, self.k), dtype=self.dtype)
+            self._run(rows.indices(self.n)[0], out)
+            return out
         shard_of = np.searchsorted(self._stops, rows, side="right")
         for shard in np.unique(shard_of):
             places = np.flatnonzero(shard_of == shard)
             self._gather(int(shard), rows[places] - self._starts[shard], out, places)
         return out
 
-    def _run(self, start: int, stop: int) -> npt.NDArray[Any]:
-        out = np.empty((stop - start, self.k), dtype=self.dtype)
+    def _run(self, start: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out` with the rows from `start` on."""
+        stop = start + len(out)
         for shard in range(int(np.searchsorted(self._stops, start, side="right")), len(self._paths)):
             low, high = max(start, int(self._starts[shard])), min(stop, int(self._stops[shard]))
             if low >= high:
@@ -59,14 +67,15 @@ class RowGatherer:
             offset = self._offsets[shard] + (low - int(self._starts[shard])) * self._row_bytes
             with open(self._paths[shard], "rb", buffering=0) as file:
                 _read_into(file.fileno(), out[low - start : high - start], offset)
-        return out
 
     def _gather(
         self, shard: int, inside: npt.NDArray[np.int64], out: npt.NDArray[Any], places: npt.NDArray[np.int64]
     ) -> None:
         held = int(self._stops[shard] - self._starts[shard])
         if inside.size * DENSE >= held:
-            out[places] = self._run(int(self._starts[shard]), int(self._stops[shard]))[inside]
+            whole = np.empty((held, self.k), dtype=self.dtype)
+            self._run(int(self._starts[shard]), whole)
+            out[places] = whole[inside]
             return
         with open(self._paths[shard], "rb", buffering=0) as file:
             for row, place in zip(inside.tolist(), places.tolist(), strict=True):
