@@ -65,7 +65,13 @@ def products(
         if then is not None:
             then(part, run)
 
-    for _ in _streams().map(one, parts):
+    left = iter(list(parts))
+
+    def some(_: int) -> None:
+        for part in left:  # one iterator for all threads: each takes the next run that nobody has
+            one(part)
+
+    for _ in _streams().map(some, range(STREAMS)):
         pass
     return found[:count]
 
