@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spicerack.errors import GradientError
+from spicerack.information import matrix
 from spicerack.selectors import select
 from spicerack.selectors.rows import Rows
 from spicerack.store.writer import StoreWriter
@@ -86,6 +87,20 @@ def test_a_store_its_path_and_its_rows_select_alike(G, dtype, tmp_path):
     np.testing.assert_array_equal(narrow, wide)
     lengths = np.linalg.norm(Rows(store).take(np.arange(30), "unit"), axis=1)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("form", ["plain", "unit"])
+def test_streamed_passes_of_many_blocks_are_those_of_the_rows(form, tmp_path, monkeypatch):
+    """A thread reads each block into the memory of its last one; none may be multiplied after that."""
+    monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
+    monkeypatch.setattr(matrix, "PASS_BYTES", 2 * 24 * 5)  # five rows, or six
+    rng = np.random.default_rng(0)
+    rows = Rows(write_store(tmp_path / "store", rng.standard_normal((1003, 24)), dtype="float16"))
+    streamed = rows.row_matrix(form, np.float32, memory=1)
+    assert streamed.streamed
+    V = rng.standard_normal((24, 4))
+    for _ in range(5):
+        np.testing.assert_allclose(streamed.product(V), rows.take(slice(None), form) @ V, atol=1e-4)
 
 
 def test_a_stores_exclusions_hold_with_their_reasons(G, tmp_path):
