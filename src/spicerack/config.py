@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spicerack.errors import ConfigurationError, UnknownNameError
+from spicerack.numbers import StorageDtype
 
 
 class Choice(NamedTuple):
@@ -112,7 +113,7 @@ class GradientConfig(Section):
         description="a batch's samples in one row without pads: auto | true | false; auto: flash attention on a GPU",
     )
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
-    storage_dtype: Literal["float16", "float32"] = Field("float16", description="of the stored unit rows")
+    storage_dtype: StorageDtype = Field("float16", description="of the stored unit rows")
 
 
 class SelectionConfig(BaseModel):

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from spicerack import numbers
 from spicerack.information import RowMatrix, lanes, matrix, native, products
+from spicerack.numbers import DTYPES, as_float32, as_stored
 
 KINDS = ("plain", "alike", "two values", "heavy", "one-hot")
 
@@ -39,16 +41,17 @@ def test_products_are_within_their_rounding(kind, k, large, monkeypatch):
 
 @pytest.mark.parametrize("k", [8, 384, 4096])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("widened", [False, True])
-def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, widened, monkeypatch):
+@pytest.mark.parametrize(("dtype", "widened"), [("float16", False), ("float16", True), ("bfloat16", False)])
+def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, dtype, widened, monkeypatch):
     monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
     monkeypatch.setattr(lanes, "HALVES", lanes.HALVES and not widened)  # where the processor cannot, numpy widens
     rng = np.random.default_rng(k)
     G = rows_of(kind, 64, k, rng)
     lengths = np.linalg.norm(G, axis=1)
-    stored = (G / lengths[:, None]).astype(np.float16)
-    stored[3, :4] = [6e-8, -5e-6, 0.0, -0.0]  # the smallest numbers of half precision among them
-    exact = stored.astype(np.float64) * lengths[:, None]
+    unit = (G / lengths[:, None]).astype(np.float32)
+    unit[3, :4] = [6e-8, -5e-6, 0.0, -0.0]  # the smallest numbers of float16 among them
+    stored = as_stored(unit, dtype)
+    exact = as_float32(stored).astype(np.float64) * lengths[:, None]
     M = RowMatrix(stored, lambda rows: exact[rows], lengths=lengths)
     V = np.concatenate([rows_of("plain", 4, k, rng), rows_of(kind, 1, k, rng)]).T
     limit = M.product_rounding * np.linalg.norm(exact, axis=1)[:, None] * np.linalg.norm(V, axis=0)
@@ -57,17 +60,18 @@ def test_products_of_half_precision_are_those_of_the_stored_rows(kind, k, widene
     assert [rows.dtype for _, rows in M.working_blocks()] == [np.float32]
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("large", [False, True])
 def test_rows_that_are_scattered_are_the_rows_asked_for(dtype, large, monkeypatch):
-    monkeypatch.setattr(products, "TORCH_ABOVE", 0 if large else 1 << 40)
-    G = np.random.default_rng(0).standard_normal((50, 7)).astype(dtype)
+    for module in (products, numbers):
+        monkeypatch.setattr(module, "TORCH_ABOVE", 0 if large else 1 << 40)
+    G = as_stored(np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32), dtype)
     G.flags.writeable = False  # as rows of a mapped file are
     for rows in (np.array([3, 3, 49, 0]), np.zeros(0, dtype=np.int64), slice(2, 9)):
         found = products.taken(G, rows)
-        assert found.dtype == dtype
+        assert found.dtype == DTYPES[dtype]
         np.testing.assert_array_equal(found, G[rows])
-        np.testing.assert_array_equal(RowMatrix(G).working_at(rows), G[rows])
+        np.testing.assert_array_equal(RowMatrix(G).working_at(rows), as_float32(G)[rows])
 
 
 def test_a_listener_hears_of_every_row_once(monkeypatch):

@@ -7,6 +7,7 @@ from spicerack.errors import GradientError
 from spicerack.information import matrix
 from spicerack.selectors import select
 from spicerack.selectors.rows import Rows
+from spicerack.store.reader import GradientStore
 from spicerack.store.writer import StoreWriter
 
 
@@ -77,7 +78,7 @@ def test_values_whose_squares_vanish_are_excluded(G):
         select(np.full((3, 2), 1e-200), budget=1)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_a_store_its_path_and_its_rows_select_alike(G, dtype, tmp_path):
     store = write_store(tmp_path / "store", G, dtype=dtype)
     expected = select(store.matrix(), budget=12).indices
@@ -90,17 +91,29 @@ def test_a_store_its_path_and_its_rows_select_alike(G, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["plain", "unit"])
-def test_streamed_passes_of_many_blocks_are_those_of_the_rows(form, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_streamed_passes_of_many_blocks_are_those_of_the_rows(form, dtype, tmp_path, monkeypatch):
     """A thread reads each block into the memory of its last one; none may be multiplied after that."""
     monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
     monkeypatch.setattr(matrix, "PASS_BYTES", 2 * 24 * 5)  # five rows, or six
     rng = np.random.default_rng(0)
-    rows = Rows(write_store(tmp_path / "store", rng.standard_normal((1003, 24)), dtype="float16"))
+    rows = Rows(write_store(tmp_path / "store", rng.standard_normal((1003, 24)), dtype=dtype))
     streamed = rows.row_matrix(form, np.float32, memory=1)
     assert streamed.streamed
     V = rng.standard_normal((24, 4))
     for _ in range(5):
         np.testing.assert_allclose(streamed.product(V), rows.take(slice(None), form) @ V, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "broken"), [("float16", 0xFC00), ("bfloat16", 0x7F81), ("float32", np.nan)])
+def test_a_stored_row_that_is_not_finite_is_named(G, dtype, broken, tmp_path):
+    write_store(tmp_path / "store", G, dtype=dtype)
+    shard = tmp_path / "store/checkpoint-0/shard-00002.npy"  # rows 14 to 20
+    rows = np.load(shard)
+    (rows if dtype == "float32" else rows.view(np.uint16))[3, 1] = broken
+    np.save(shard, rows)
+    with pytest.raises(GradientError, match=r"row 17 of .* is not finite"):
+        select(GradientStore.open(tmp_path / "store", verify=False), budget=3)
 
 
 def test_a_stores_exclusions_hold_with_their_reasons(G, tmp_path):

@@ -6,6 +6,7 @@ from stores import write_store
 
 from spicerack.errors import ConfigurationError
 from spicerack.information import greedy_truth
+from spicerack.numbers import DTYPES
 from spicerack.selectors import TokenBudget, select
 
 
@@ -206,13 +207,14 @@ def test_a_store_larger_than_the_memory_is_streamed_to_the_same_picks(objective,
         ("dpp", {"regularize": False}),
     ],
 )
-def test_rows_in_half_precision_are_picked_as_those_in_float32(method, given, form, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rows_in_half_precision_are_picked_as_those_in_float32(method, given, form, dtype, tmp_path, monkeypatch):
     from spicerack.information import matrix
 
     rng = np.random.default_rng(1)
     G = rng.standard_normal((400, 24)) * rng.lognormal(0, 0.5, (400, 1))
     G[50:60] = G[40:50]
-    store = write_store(tmp_path / "store", {"gradient": G}, dtype="float16", trained=[0, *[5] * 399])
+    store = write_store(tmp_path / "store", {"gradient": G}, dtype=dtype, trained=[0, *[5] * 399])
     options = dict(given) if method == "dpp" else {**given, "rows": form}
     wide = select(store, method, 40, **options)  # few rows are held in float32
     monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0)
@@ -227,8 +229,8 @@ def test_rows_in_half_precision_are_picked_as_those_in_float32(method, given, fo
     room = 400 * 24 * 3 / 2**30  # too little for float32
     for memory in (None, room, 1e-6):
         np.testing.assert_array_equal(select(store, method, 40, memory_gb=memory, **options).indices, wide.indices)
-    few = np.float32 if given.get("objective") == "volume" else np.float16
-    assert held == [few, np.float16, None]
+    few = np.float32 if given.get("objective") == "volume" else DTYPES[dtype]
+    assert held == [few, DTYPES[dtype], None]
 
 
 def two_kinds(most: int, fewest: int, k: int = 16) -> np.ndarray:

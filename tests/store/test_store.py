@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,14 +65,14 @@ def contents(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("float32", 2e-7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 8e-3), ("float32", 2e-7)])
 def test_rows_come_back_at_any_scale(tmp_path, dtype, tolerance):
     rows = gradient_rows()
     store = make(tmp_path / "s", dtype=dtype)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     assert np.abs(store.matrix() - rows).max(1).tolist() == pytest.approx([0] * N, abs=float(norms.max()) * tolerance)
     assert (np.abs(store.matrix() - rows) <= norms * tolerance).all()
-    assert np.linalg.norm(store.matrix("unit"), axis=1) == pytest.approx(np.ones(N), abs=2e-3)
+    assert np.linalg.norm(store.matrix("unit"), axis=1) == pytest.approx(np.ones(N), abs=max(tolerance, 2e-3))
     assert store.column("sketch_norm") == pytest.approx(norms[:, 0])
 
 
@@ -89,6 +90,17 @@ def test_plain_numpy_reads_a_shard(tmp_path):
     shard = np.load(tmp_path / "s/checkpoint-0/shard-00001.npy", mmap_mode="r")
     assert shard.dtype == np.float16
     assert np.array_equal(shard, store.block(SHARD, 2 * SHARD, rows="unit").astype(np.float16))
+
+
+def test_torch_reads_a_shard_of_bfloat16(tmp_path):
+    store = make(tmp_path / "s", dtype="bfloat16")
+    shard = np.load(tmp_path / "s/checkpoint-0/shard-00001.npy")
+    rows = torch.from_numpy(shard).view(torch.bfloat16)
+    assert np.array_equal(rows.float().numpy(), store.block(SHARD, 2 * SHARD, rows="unit"))
+    unit = torch.nn.functional.normalize(torch.from_numpy(gradient_rows()[SHARD : 2 * SHARD]), eps=0)
+    assert torch.nan_to_num(rows.float() - unit.bfloat16().float()).abs().max() <= 2**-8
+    with pytest.raises(StoreMismatchError, match="dtype was bfloat16, now float16"):
+        make(tmp_path / "s")
 
 
 def test_rows_that_are_not_finite_are_zeros_and_named(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from spicerack.features.shard import ShardFeatures
 from spicerack.gradients.estimate import TABLE_BYTES, Estimate, peak_memory
+from spicerack.numbers import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def estimate_features(planned: FeaturePass, *, batches: int = 3) -> Estimate:
             run(members, texts)
             tokens += int(planned.survey.tokens[members].sum())
         seconds = time.perf_counter() - started
-    item = np.dtype(planned.config.storage_dtype).itemsize
+    item = DTYPES[planned.config.storage_dtype].itemsize
     width = sum(layout.arrays.values())
     return Estimate(
         name=f"forward pass: {', '.join(planned.config.features)}" if chosen else "token counts",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from spicerack.config import Section
 from spicerack.errors import ConfigurationError, UnknownNameError
+from spicerack.numbers import StorageDtype
 
 FEATURES = ("counts", "loss", "ifd", "selectit", "embedding", "embedding_weighted", "states")
 """What can be computed. `counts`, the numbers of tokens, is there in any case and alone needs no forward pass."""
@@ -26,7 +27,7 @@ class FeatureConfig(Section):
     )
     tokens_per_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="None: chosen for the device")
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
-    storage_dtype: Literal["float16", "float32"] = Field("float16", description="of the stored unit rows")
+    storage_dtype: StorageDtype = Field("float16", description="of the stored unit rows")
 
     @field_validator("compute", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+from spicerack.numbers import DTYPES
 
 if TYPE_CHECKING:
     from spicerack.gradients.checkpoints import CheckpointPasses
@@ -67,7 +67,7 @@ def estimate(planned: GradientPass | CheckpointPasses, *, batches: int = 3) -> E
         seconds = time.perf_counter() - started
     total = int(planned.survey.tokens[planned.survey.trained_tokens > 0].sum())
     rows, k = len(planned.pool), planned.projection.dimension
-    item = np.dtype(planned.config.storage_dtype).itemsize
+    item = DTYPES[planned.config.storage_dtype].itemsize
     return Estimate(
         name="gradient pass",
         samples=rows,

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.products import as_tensor
+from spicerack.numbers import as_tensor
 
 PART = 64
 """Columns of a part: few, so that rounding stays small (from k = 256 on below the bound of main memory); enough for the

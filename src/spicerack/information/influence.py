@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.information.products import as_tensor
+from spicerack.numbers import as_tensor
 
 Block = tuple[slice, npt.NDArray[Any]]
 """Numbers of the rows, and the rows (r, k)."""

@@ -25,6 +25,7 @@ from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import make_array
 
 from spicerack.information.native import compiled
+from spicerack.numbers import as_float32, is_half
 
 COLUMNS = 3
 """The columns that a pass takes at once: with four rows, twelve sums, as many as sixteen registers leave room for."""
@@ -58,16 +59,19 @@ def multiply(X: npt.NDArray[Any], columns: npt.NDArray[Any], out: npt.NDArray[np
     """Write `x_i . c_j` to `out[j, start + i]`, j = 0, 1, 2.
 
     Args:
-        X: rows (r, k), float16, float32 or float64; copied where a row does not lie in one piece.
-        columns: c (3, k), contiguous, of the same type; for float16 rows float32.
+        X: rows (r, k), float16, bfloat16 (`numbers.py`), float32 or float64; copied where a row is not in one piece.
+        columns: c (3, k), contiguous, of the same type; for rows in half precision float32.
         out: (3, n), contiguous.
         start: place of the first row.
     """
-    if X.dtype == np.float16:
-        X = X.view(np.uint16) if HALVES else X.astype(np.float32)
     if X.strides[1] != X.itemsize:
         X = np.ascontiguousarray(X)
-    _multiply(X, columns, out, start)
+    if X.dtype == np.float16 and not HALVES:
+        X = X.astype(np.float32)
+    _multiply(X.view(np.int16) if X.dtype == np.float16 else X, columns, out, start)  # numba does not know float16
+    if rest := X.shape[1] % (2 * BYTES // columns.itemsize):
+        last = as_float32(X[:, -rest:]) if is_half(X.dtype) else X[:, -rest:]
+        _multiply_rest(last, columns[:, -rest:], out[:, start : start + len(X)])
 
 
 class Lanes(numba.types.Type):
@@ -84,11 +88,25 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.number).get_value_type(), lanes.count))  # type: ignore[no-untyped-call]
 
 
+def _of_float16(builder: Any, bits: Any, count: int) -> Any:
+    halves = builder.bitcast(bits, ir.VectorType(ir.HalfType(), count))
+    return builder.fpext(halves, ir.VectorType(ir.FloatType(), count))
+
+
+def _of_bfloat16(builder: Any, bits: Any, count: int) -> Any:
+    wide = ir.VectorType(ir.IntType(32), count)
+    upper = builder.shl(builder.zext(bits, wide), ir.Constant(wide, [ir.IntType(32)(16)] * count))
+    return builder.bitcast(upper, ir.VectorType(ir.FloatType(), count))
+
+
+_FROM_BITS: dict[Any, Callable[..., Any]] = {numba.types.int16: _of_float16, numba.types.uint16: _of_bfloat16}
+"""What makes float32 of a register's numbers in half precision, which arrays hold as integers."""
+
+
 @_intrinsic
 def _load(_: Any, X: Any, i: Any, j: Any) -> Any:
-    """`X[i, j]` and what follows it in the row, as many as a register holds; bits of half precision as float32."""
-    halves = X.dtype == numba.types.uint16
-    lanes = Lanes(numba.types.float32 if halves else X.dtype)
+    """`X[i, j]` and what follows it in the row, as many as a register holds; half precision as float32."""
+    lanes = Lanes(numba.types.float32 if X.dtype in _FROM_BITS else X.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = make_array(X)(context, builder, arguments[0])
@@ -96,11 +114,9 @@ def _load(_: Any, X: Any, i: Any, j: Any) -> Any:
         offset = builder.mul(arguments[2], ir.Constant(stride.type, X.dtype.bitwidth // 8))
         offset = builder.add(builder.mul(arguments[1], stride), offset)
         place = builder.gep(builder.bitcast(array.data, ir.IntType(8).as_pointer()), [offset])
-        type_ = context.get_value_type(lanes)
-        if not halves:
-            return builder.load(builder.bitcast(place, type_.as_pointer()), align=X.dtype.bitwidth // 8)
-        half = ir.VectorType(ir.HalfType(), lanes.count)
-        return builder.fpext(builder.load(builder.bitcast(place, half.as_pointer()), align=2), type_)
+        type_ = ir.VectorType(context.get_value_type(X.dtype), lanes.count)
+        found = builder.load(builder.bitcast(place, type_.as_pointer()), align=X.dtype.bitwidth // 8)
+        return _FROM_BITS[X.dtype](builder, found, lanes.count) if X.dtype in _FROM_BITS else found
 
     return lanes(X, numba.types.intp, numba.types.intp), generate
 
@@ -166,18 +182,6 @@ def _at(_: Any, lanes: Any, place: Any) -> Any:
     return lanes.number(lanes, numba.types.int32), lambda _, builder, __, given: builder.extract_element(*given)
 
 
-@_intrinsic
-def _number(_: Any, x: Any) -> Any:
-    """A number in float64; the bits of one in half precision are that number."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if x == numba.types.uint16:
-            return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.DoubleType())
-        return context.cast(builder, arguments[0], x, numba.float64)
-
-    return numba.float64(x), generate
-
-
 @compiled
 def _multiply(X: Any, columns: Any, out: Any, start: int) -> None:
     n, k = X.shape
@@ -206,8 +210,6 @@ def _multiply(X: Any, columns: Any, out: Any, start: int) -> None:
             total = totals[column]
             out[column, start + a], out[column, start + b] = _at(total, 0), _at(total, 1)
             out[column, start + c], out[column, start + d] = _at(total, 2), _at(total, 3)
-    if whole < k:
-        _multiply_rest(X[:, whole:], columns[:, whole:], out[:, start : start + n])
 
 
 @compiled
@@ -216,7 +218,7 @@ def _multiply_rest(X: Any, columns: Any, out: Any) -> None:
     for i in range(X.shape[0]):
         for column in range(COLUMNS):
             for j in range(X.shape[1]):
-                out[column, i] += _number(X[i, j]) * _number(columns[column, j])
+                out[column, i] += np.float64(X[i, j]) * np.float64(columns[column, j])
 
 
 @compiled

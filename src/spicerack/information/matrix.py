@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
 from spicerack.information.device import DeviceRows
-from spicerack.information.products import STREAMS, AsHeld, Then, as_float32, products, taken
+from spicerack.information.products import STREAMS, AsHeld, Then, products, taken
 from spicerack.information.products import FloatArray as FloatArray
+from spicerack.numbers import as_float32, is_half
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -49,13 +50,13 @@ class RowMatrix:
     """Rows `G` of shape (n, k) with their exact float64 form.
 
     Args:
-        G: float16, float32 or float64 working copy, never altered, or one on a device; None: working rows are read
-            through `working_at` each time. Half precision is for rows that are stored in it: passes with few columns
-            read it in little more than half the time, and it is `many` rows or not worth it.
+        G: working copy in float16, bfloat16 (`numbers.py`), float32 or float64, never altered, or one on a device;
+            None: working rows are read through `working_at` each time. Half precision is for rows that are stored so:
+            passes with few columns read it in little more than half the time, and it is `many` rows or not worth it.
         rows_at: gives the exact rows, float64 (r, k), of row numbers (an int64 array or a slice). Default: those of
             `G`.
         working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
-        stream_at: gives a run of rows for a pass without `G`, float16 or as the working rows. Default: what
+        stream_at: gives a run of rows for a pass without `G`, in half precision or as the working rows. Default: what
             `working_at` gives.
         lengths: what the products of the rows of `G` are to be multiplied with, (n,), for rows held at unit length.
         shape: (n, k); needed without `G`.
@@ -122,7 +123,7 @@ class RowMatrix:
             assert self._working_at is not None
             return self._working_at(rows)
         found = taken(self._G, rows) if isinstance(self._G, np.ndarray) else self._G[rows]
-        found = as_float32(found) if found.dtype == np.float16 else found
+        found = as_float32(found) if is_half(found.dtype) else found
         return found if self._lengths is None else found * self._lengths[rows, None].astype(found.dtype)
 
     def among(self, rows: IntArray) -> RowMatrix:
@@ -292,7 +293,7 @@ class RowMatrix:
 
 def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:
     """`columns X^T`, (c, r), in float32 at least; in a small X numpy's single columns are fastest."""
-    X = as_float32(X) if X.dtype == np.float16 else X
+    X = as_float32(X) if is_half(X.dtype) else X
     found = np.empty((len(columns), len(X)))
     for own, column in zip(found, columns.astype(X.dtype), strict=True):
         own[:] = X @ column

@@ -7,7 +7,6 @@ products of a part is done by the thread that made them, while they are in its c
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from spicerack.numbers import TORCH_ABOVE, as_tensor, is_half
 
 FloatArray = npt.NDArray[np.float64]
 AsHeld = tuple[npt.NDArray[Any], FloatArray | None]
@@ -26,9 +27,6 @@ Then = Callable[[slice, FloatArray], None]
 STREAMS = max(1, min(8, os.cpu_count() or 1))
 """Threads of a pass. Where rows are streamed, each reads and multiplies its own blocks: a block that is handed from one
 thread to another has left the cache."""
-
-TORCH_ABOVE = 1 << 20
-"""Entries of a block from which to convert or to copy it is worth torch's import."""
 
 
 def products(
@@ -57,7 +55,7 @@ def products(
 
     def one(part: slice) -> None:
         rows, lengths = read(part)
-        few = filled.astype(np.float32 if rows.dtype == np.float16 else rows.dtype)
+        few = filled.astype(np.float32 if is_half(rows.dtype) else rows.dtype)
         for start in range(0, len(found), COLUMNS):
             multiply(rows, few[start : start + COLUMNS], found[start : start + COLUMNS], part.start)
         run = found[:count, part]
@@ -85,22 +83,6 @@ def taken(G: npt.NDArray[Any], rows: npt.NDArray[np.int64] | slice) -> npt.NDArr
     found = np.empty((rows.size, G.shape[1]), dtype=G.dtype)
     torch.index_select(as_tensor(G), 0, as_tensor(rows), out=torch.from_numpy(found))
     return found
-
-
-def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Rows in float32. Many go through torch, which converts half precision twenty times as fast as numpy."""
-    if values.dtype != np.float16 or values.size < TORCH_ABOVE:
-        return values.astype(np.float32, copy=False)
-    return np.asarray(as_tensor(values).float().numpy())
-
-
-def as_tensor(values: npt.NDArray[Any]) -> Any:
-    """An array as torch sees it, without a copy."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a read-only array: nothing here writes
-        return torch.from_numpy(values)
 
 
 @cache

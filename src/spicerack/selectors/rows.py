@@ -19,6 +19,7 @@ import numpy.typing as npt
 from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.device import DeviceRows
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt, many
+from spicerack.numbers import is_half
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 
 RowForm = Literal["plain", "unit"]
@@ -205,7 +206,7 @@ class Rows:
     @property
     def _half(self) -> bool:
         """Whether the rows lie in a store in half precision, and are so many that passes read them as they are."""
-        stored = isinstance(self._source, StoreSource) and self._source.dtype == np.float16
+        stored = isinstance(self._source, StoreSource) and is_half(self._source.dtype)
         return stored and many(self.n, self.k)
 
     def _stored(self) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spicerack.errors import ConfigurationError, GradientError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
-from spicerack.information.products import as_float32
+from spicerack.numbers import all_finite, as_float32
 
 if TYPE_CHECKING:
     from spicerack.store.reader import GradientStore
@@ -27,9 +27,6 @@ LARGEST = float(np.finfo(np.float32).max)
 FAINTEST = 1e-140
 FAINT = f"every value below {FAINTEST:g}, whose squares float64 loses: scale the rows"
 BLOCK_ROWS = 4096
-
-HALF_EXPONENT = np.uint16(0x7C00)
-"""The bits of a float16 that are all set in infinity and NaN."""
 
 
 class ArraySource:
@@ -130,7 +127,7 @@ class StoreSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the rows as stored: float16 or float32."""
+        """Of the rows as stored, as `numbers.py` says."""
         dtype: np.dtype[Any] = self._rows.dtype
         return dtype
 
@@ -153,8 +150,8 @@ class StoreSource:
 
     def _check(self, values: npt.NDArray[Any], rows: IntArray | slice) -> None:
         """Rows are looked at once, not at every pass."""
-        if not _all_finite(values):
-            at = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        if not all_finite(values):
+            at = int(np.flatnonzero(~np.isfinite(as_float32(values)).all(axis=1))[0])
             row = at + rows.start if isinstance(rows, slice) else int(rows[at])
             raise GradientError(f"row {row} of {self.store.path} is not finite, though the store's table says so")
         self._seen[rows] = True
@@ -195,13 +192,6 @@ class StoreSource:
         """Where it is, and its fingerprint."""
         about = {"kind": "store", "path": str(self.store.path), "fingerprint": self.store.fingerprint()}
         return about if self.name in ("gradient", "") else {**about, "array": self.name}
-
-
-def _all_finite(values: npt.NDArray[Any]) -> bool:
-    """Half precision by its bits, which is ten times as fast."""
-    if values.dtype == np.float16:
-        return not ((values.view(np.uint16) & HALF_EXPONENT) == HALF_EXPONENT).any()
-    return bool(np.isfinite(values.sum(dtype=np.float64)))
 
 
 def _missing_array(store: GradientStore, name: str) -> str:

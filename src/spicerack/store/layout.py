@@ -2,14 +2,14 @@
 
     manifest.json                     settings, shard plan, shard table with checksums; no times and no host names
     rows.parquet                      the table, one row per sample, once the pass is complete
-    checkpoint-0/shard-00000.npy      (rows, k) unit rows, float16 or float32; `numpy.load(..., mmap_mode="r")` reads it
+    checkpoint-0/shard-00000.npy      (rows, k) unit rows; `numpy.load(..., mmap_mode="r")` reads it
     checkpoint-0/adam-00000.npy       the same of another named array, where there is one
     checkpoint-0/rows-00000.parquet   the shard's part of the table
     features/                         a store of the same samples without gradients: embeddings, losses, ratings
     .lock                             held while a process writes
 
-Rows are stored at unit length, whatever their type, with their float32 norm in the table (`norm_column`): half
-precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's
+Rows are stored at unit length in float16, bfloat16 or float32 (`numbers.py`), with their float32 norm in the table
+(`norm_column`): half precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's
 table names it. Gradients at several checkpoints of a model are a folder of stores (`collection.py`).
 """
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spicerack.errors import StoreCorruptError, StoreError
+from spicerack.numbers import as_float32
 from spicerack.store import files
 from spicerack.store.layout import (
     FEATURES,
@@ -204,7 +205,7 @@ class GradientStore:
             low, high = max(start, first), min(stop, end)
             if low < high:
                 matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-                result[low - start : high - start] = matrix[low - first : high - first]
+                result[low - start : high - start] = as_float32(matrix[low - first : high - first])
         if rows == "plain":
             result *= self.column(norm_column(array))[start:stop, None].astype(dtype)
         return result

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from spicerack.errors import StoreCorruptError, StoreError, StoreMismatchError
+from spicerack.numbers import as_stored
 from spicerack.store import files
 from spicerack.store.layout import (
     FEATURES,
@@ -66,7 +67,7 @@ class StoreWriter:
             n: rows of the pool.
             arrays: name of every array with its columns; `gradient` is what selectors read unless they say otherwise.
             shard_rows: rows of a shard.
-            dtype: of the stored unit rows, `float16` or `float32`.
+            dtype: of the stored unit rows, `float16`, `bfloat16` or `float32`.
             columns: of the table, but for those that the writer adds: a norm for each array, and `finite`.
             segments: the tracked weight behind each run of the gradient's columns, where they were not mixed.
 
@@ -125,7 +126,6 @@ class StoreWriter:
         rows = shard.stop - shard.start
         norms: dict[str, np.ndarray] = {}
         all_finite = np.ones(rows, dtype=bool)
-        dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
         for name, columns in self.manifest["arrays"].items():
             if arrays[name].shape != (rows, columns):
                 raise StoreError(
@@ -134,7 +134,7 @@ class StoreWriter:
             unit, norm, finite = _unit_rows(arrays[name])
             norms[norm_column(name)] = norm if name == GRADIENT else np.where(finite, norm, np.float32(np.nan))
             all_finite &= finite
-            self._write(shard.file(name), np.ascontiguousarray(unit, dtype=dtype))
+            self._write(shard.file(name), as_stored(unit, self.manifest["dtype"]))
         part = pa.table({**table, **norms, "finite": all_finite})
         added = [*((name, pa.float32()) for name in norms), ("finite", pa.bool_())]
         schema = pa.schema([*self._columns, *(pa.field(name, kind) for name, kind in added)])
