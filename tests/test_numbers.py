@@ -1,10 +1,13 @@
 """Numbers of two bytes: rounded as torch and numpy round, and exact in float32."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from spicerack import numbers
+from spicerack.config import StorageDtype
 from spicerack.numbers import DTYPES, all_finite, as_float32, as_stored
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,7 +39,7 @@ def test_numbers_are_rounded_as_torch_rounds(dtype, large, monkeypatch):
     np.testing.assert_array_equal(as_float32(stored[::2, 5:]), back[::2, 5:])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", get_args(StorageDtype))
 def test_infinity_and_nan_are_found(dtype):
     for bad in (np.nan, -np.nan, np.inf, -np.inf):
         held = torch.full((4, 5), 0.25)

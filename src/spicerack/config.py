@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spicerack.errors import ConfigurationError, UnknownNameError
-from spicerack.numbers import StorageDtype
+
+StorageDtype = Literal["float16", "bfloat16", "float32"]
+"""What rows are stored in; `numbers.py` says how."""
 
 
 class Choice(NamedTuple):

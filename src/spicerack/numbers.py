@@ -7,16 +7,14 @@ are in no other case. So the dtype of an array says what it holds, to loops and 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-StorageDtype = Literal["float16", "bfloat16", "float32"]
-
 FLOAT16, BFLOAT16, FLOAT32 = np.dtype("<f2"), np.dtype("<u2"), np.dtype("<f4")
 DTYPES: dict[str, np.dtype[Any]] = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32}
-"""Of the arrays that hold them."""
+"""Of the arrays that hold them, by the names of `config.StorageDtype`."""
 
 EXPONENTS = {FLOAT16: np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
 """The bits that are all set in infinity and NaN."""

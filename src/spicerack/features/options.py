@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from spicerack.config import Section
+from spicerack.config import Section, StorageDtype
 from spicerack.errors import ConfigurationError, UnknownNameError
-from spicerack.numbers import StorageDtype
 
 FEATURES = ("counts", "loss", "ifd", "selectit", "embedding", "embedding_weighted", "states")
 """What can be computed. `counts`, the numbers of tokens, is there in any case and alone needs no forward pass."""

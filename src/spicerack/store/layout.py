@@ -9,8 +9,9 @@
     .lock                             held while a process writes
 
 Rows are stored at unit length in float16, bfloat16 or float32 (`numbers.py`), with their float32 norm in the table
-(`norm_column`): half precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done when the manifest's
-table names it. Gradients at several checkpoints of a model are a folder of stores (`collection.py`).
+(`norm_column`): half precision then neither overflows nor loses small gradients. A zero row has norm 0. A shard is done
+when the manifest's table names it. Gradients at several checkpoints of a model are a folder of stores
+(`collection.py`).
 """
 
 from __future__ import annotations
