@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
 from spicerack.information.device import DeviceRows
-from spicerack.information.products import STREAMS, AsHeld, Then, products, taken
+from spicerack.information.products import STREAMS, Pieces, Then, products, taken
 from spicerack.information.products import FloatArray as FloatArray
 from spicerack.numbers import as_float32, is_half
 
@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 RowsAt = Callable[[IntArray | slice], FloatArray]
 WorkingAt = Callable[[IntArray | slice], npt.NDArray[Any]]
-StreamAt = Callable[[slice], AsHeld]
+StreamAt = Callable[[slice], npt.NDArray[Any]]
 
 BLOCK_BYTES = 32 << 20
 """Size of a float64 block when all rows are streamed: large enough for a matrix product, small beside any pool."""
@@ -38,6 +38,9 @@ STREAM_BYTES = 4 << 20
 PASS_BYTES = 4 << 20
 """Size of a half-precision block of rows read by a thread of a pass: small enough for the cache, and large enough that
 what Python does for each does not show."""
+
+PASS_ROWS = 1 << 14
+"""Most streamed rows of which the products are used together."""
 
 NATIVE_ABOVE = 1 << 22
 """Entries of a matrix from which compiled loops multiply it (`lanes.py`): below, their import is not worth it."""
@@ -56,9 +59,11 @@ class RowMatrix:
         rows_at: gives the exact rows, float64 (r, k), of row numbers (an int64 array or a slice). Default: those of
             `G`.
         working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
-        stream_at: gives a run of rows for a pass without `G`, in half precision or as the working rows. Default: what
+        stream_at: gives a run of rows for a pass without `G`, in half precision or as the working rows, good until the
+            thread that asked asks again. Default: what
             `working_at` gives.
-        lengths: what the products of the rows of `G` are to be multiplied with, (n,), for rows held at unit length.
+        lengths: what the products of the rows of `G` or `stream_at` are to be multiplied with, (n,), where those are at
+            unit length.
         shape: (n, k); needed without `G`.
     """
 
@@ -78,7 +83,7 @@ class RowMatrix:
         self.n, self.k = (int(side) for side in (shape if G is None and shape else G.shape))  # type: ignore[union-attr]
         self._rows_at = rows_at
         self._working_at = working_at
-        self._stream_at = stream_at or (lambda part: (self.working_at(part), None))
+        self._stream_at = stream_at or self.working_at
         self._lengths = lengths
         self._wide = bool(G is not None and G.dtype == np.float64)
         self._known: dict[bytes, int] = {}
@@ -205,7 +210,9 @@ class RowMatrix:
         else:
             columns = columns / (scale if scale.all() else np.where(scale > 0.0, scale, 1.0))
             if self.many and self._away is None:
-                out = products(self._pass_parts(), self._read, columns, scale, self.n, then)
+                out = products(
+                    self._pass_parts(), self._read, columns, scale, self.n, lengths=self._pass_lengths, then=then
+                )
                 then = None
             else:
                 out = self._multiply(columns)
@@ -218,20 +225,27 @@ class RowMatrix:
         """Products of few rows, or of rows away, with columns (c, k), (c, n)."""
         if self._away is not None:
             return self._away.product(columns).astype(np.float64)
-        rows, lengths = self._read(slice(0, self.n))
-        found = _times(rows, columns)
-        return found if lengths is None else found * lengths
+        found = np.empty((len(columns), self.n))
+        for start, rows in self._read(slice(0, self.n)):
+            found[:, start : start + len(rows)] = _times(rows, columns)
+        return found if self._pass_lengths is None else found * self._pass_lengths
 
-    def _read(self, part: slice) -> AsHeld:
+    def _read(self, part: slice) -> Pieces:
         """A run of rows as a pass multiplies them."""
         if self._held:
             assert isinstance(self._G, np.ndarray)
-            return self._G[part], None if self._lengths is None else self._lengths[part]
-        return (self.rows_at(part), None) if self._wide else self._stream_at(part)
+            yield part.start, self._G[part]
+            return
+        for piece in _parts(part.start, part.stop, PASS_BYTES // (2 * self.k)):
+            yield piece.start, self.rows_at(piece) if self._wide else self._stream_at(piece)
+
+    @property
+    def _pass_lengths(self) -> FloatArray | None:
+        return None if self._wide else self._lengths
 
     def _pass_parts(self) -> Iterator[slice]:
-        """Runs of rows for the threads: equal shares of rows in memory, blocks of others."""
-        return self._parts(-(-self.n // (2 * STREAMS)) if self._held else PASS_BYTES // (2 * self.k))
+        """Runs of rows for the threads: equal shares of rows in memory, smaller ones of others."""
+        return self._parts(-(-self.n // (2 * STREAMS)) if self._held else min(PASS_ROWS, -(-self.n // (8 * STREAMS))))
 
     @property
     def _held(self) -> bool:
@@ -263,8 +277,7 @@ class RowMatrix:
                 yield part, HostBlock(ready)
 
     def _parts(self, rows: int) -> Iterator[slice]:
-        for start in range(0, self.n, max(1, rows)):
-            yield slice(start, min(start + max(1, rows), self.n))
+        return _parts(0, self.n, rows)
 
     @cached_property
     def _copies(self) -> IntArray:
@@ -289,6 +302,11 @@ class RowMatrix:
         for row, number in zip(rows.tolist(), self.copies(rows).tolist(), strict=True):
             first.setdefault(number, row)
         return np.fromiter(first.values(), dtype=np.int64, count=len(first))
+
+
+def _parts(start: int, stop: int, rows: int) -> Iterator[slice]:
+    for first in range(start, stop, max(1, rows)):
+        yield slice(first, min(first + max(1, rows), stop))
 
 
 def _times(X: npt.NDArray[Any], columns: FloatArray) -> FloatArray:

@@ -1,13 +1,15 @@
 """A pass over all rows: their products with a few columns, part by part on all cores.
 
-Such a pass is bound by memory. So rows are read as they lie, half precision included, and what follows from the
-products of a part is done by the thread that made them, while they are in its cache.
+Such a pass is bound by memory. So rows are read as they lie, half precision included, in pieces that stay in a cache
+until they are multiplied; and what follows from the products of a part is done by the thread that made them, while
+they are in its cache. A part has many pieces: what Python does with each is small then, of which only one thread does
+anything at a time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -15,12 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spicerack.numbers import TORCH_ABOVE, as_tensor, is_half
+from spicerack.numbers import TORCH_ABOVE, as_tensor
 
 FloatArray = npt.NDArray[np.float64]
-AsHeld = tuple[npt.NDArray[Any], FloatArray | None]
-"""A run of rows (r, k), and what their products are to be multiplied with, (r,), or None: rows stored at unit length
-need not be scaled."""
+Pieces = Iterator[tuple[int, npt.NDArray[Any]]]
+"""Number of the first row, and rows (r, k): one after the other, each good until the next is asked for."""
 Then = Callable[[slice, FloatArray], None]
 """Given a run of rows and their products (c, r), once they are known; called side by side for different runs."""
 
@@ -31,35 +32,39 @@ thread to another has left the cache."""
 
 def products(
     parts: Iterable[slice],
-    read: Callable[[slice], AsHeld],
+    read: Callable[[slice], Pieces],
     columns: FloatArray,
     scale: FloatArray,
     n: int,
+    *,
+    lengths: FloatArray | None = None,
     then: Then | None = None,
 ) -> FloatArray:
     """`scale_j g_i . c_j` of all rows, (c, n), by compiled loops.
 
     Args:
-        parts: runs of rows that together are all of them.
-        read: gives the rows of a run.
+        parts: runs of rows that together are all of them, in the order in which they are begun.
+        read: gives the rows of a part.
         columns: c, (c, k), of moderate size.
         scale: (c, 1).
         n: rows.
-        then: told of each run as soon as it is multiplied.
+        lengths: what the products of each row are to be multiplied with, (n,), for rows that are read at unit length.
+        then: told of each part as soon as it is multiplied.
     """
     from spicerack.information.lanes import COLUMNS, multiply
 
     count = len(columns)
     found = np.empty((-(-count // COLUMNS) * COLUMNS, n))
     filled = np.concatenate([columns, np.zeros((len(found) - count, columns.shape[1]))])
+    columns_of = {dtype: filled.astype(dtype) for dtype in (np.float32, np.float64)}
 
     def one(part: slice) -> None:
-        rows, lengths = read(part)
-        few = filled.astype(np.float32 if is_half(rows.dtype) else rows.dtype)
-        for start in range(0, len(found), COLUMNS):
-            multiply(rows, few[start : start + COLUMNS], found[start : start + COLUMNS], part.start)
+        for first, rows in read(part):
+            few = columns_of[np.float64 if rows.dtype == np.float64 else np.float32]
+            for start in range(0, len(found), COLUMNS):
+                multiply(rows, few[start : start + COLUMNS], found[start : start + COLUMNS], first)
         run = found[:count, part]
-        run *= scale if lengths is None else scale * lengths
+        run *= scale if lengths is None else scale * lengths[part]
         if then is not None:
             then(part, run)
 

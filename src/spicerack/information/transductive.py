@@ -111,9 +111,14 @@ class Transductive:
         self._recompute()
 
     def exact_gains(self, rows: IntArray) -> FloatArray:
-        """Gains of a few rows, (r,), solved in float64 with refinement."""
+        """Gains of a few rows, (r,), solved in float64 with refinement. They are kept: what passes left there is gone.
+
+        A row that float32 leaves in doubt at one step is nearly always one of the next, and would be solved again.
+        """
         v, aq = self._exact(self.matrix.rows_at(rows))
-        return np.asarray(self.alpha * v / (1.0 + aq))
+        self._av[rows], self._den[rows], self._error2[rows] = self.alpha * v, 1.0 + aq, 0.0
+        self._gains[rows] = self._av[rows] / self._den[rows]
+        return np.asarray(self._gains[rows])
 
     def sharpen(self) -> None:
         """Passes in float64 on exact rows from now on."""

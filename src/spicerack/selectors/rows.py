@@ -183,6 +183,7 @@ class Rows:
         room = entries * 8 if memory is None or self.store is None else memory
         large = entries * np.dtype(dtype).itemsize > room
         held: npt.NDArray[Any] | DeviceRows | None = None
+        streamed: StreamAt | None = None
         lengths: FloatArray | None = None
         if device != "cpu":
             held = DeviceRows(self.stream(form, dtype), self.shape, device)
@@ -190,11 +191,13 @@ class Rows:
             held, lengths = self._stored(), self._lengths(form)
         elif not large:
             held = self.matrix(form, dtype)
+        elif dtype == np.float32:
+            streamed, lengths = self._streamer(), self._lengths(form)
         matrix = RowMatrix(
             held,
             rows_at=lambda rows: self.take(rows, form),
             working_at=lambda rows: self.working(rows, form, dtype),
-            stream_at=self._streamer(form) if held is None and dtype == np.float32 else None,
+            stream_at=streamed,
             lengths=lengths,
             shape=self.shape,
         )
@@ -217,20 +220,20 @@ class Rows:
             source.stored(part, held[part])
         return held
 
-    def _streamer(self, form: RowForm) -> StreamAt:
-        """Rows as the store holds them, near unit length, and the lengths that make them rows of this form.
+    def _streamer(self) -> StreamAt:
+        """Rows as the store holds them.
 
         A thread's rows are good until it asks for the next ones: fresh memory for each run of rows takes the system as
         long as half of the reading.
         """
-        source, scale = self._store_source, self._lengths(form)
+        source = self._store_source
         kept = threading.local()
 
-        def stream(part: slice) -> tuple[npt.NDArray[Any], FloatArray]:
+        def stream(part: slice) -> npt.NDArray[Any]:
             count = part.stop - part.start
             if len(getattr(kept, "rows", ())) < count:
                 kept.rows = np.empty((count, self.k), dtype=source.dtype)
-            return source.stored(part, kept.rows[:count]), scale[part]
+            return source.stored(part, kept.rows[:count])
 
         return stream
 
