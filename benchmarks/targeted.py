@@ -1,6 +1,7 @@
 """What every method picks from a pool of several capabilities, and what that costs, on a real model.
 
     .venv/bin/python benchmarks/targeted.py DATA --model MODEL [--rows 2000] [--work runs/targeted] [--prompts FILE]
+        [--name NAME]
 
 DATA holds pool.jsonl and target.jsonl, rows with `capability`; the pool's also `noise`, 1 for a wrong response, which
 is used for scoring alone. Each capability is the only target once, and all are the target together. What is made
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/targeted"))
     parser.add_argument("--prompts", type=Path, help="rating prompts of selectit; default: its five")
     parser.add_argument("--rated", type=int, help="rate so many rows only, for what it costs: each is read five times")
+    parser.add_argument("--name", default="targeted", help="of the files under benchmarks/results")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.model, arguments.dtype, arguments.rows, arguments.work, arguments.prompts)
     bench.warm_up()
@@ -194,7 +196,7 @@ def main() -> None:
     every = _all_targets(bench, pools, targets)
     rest = _without_target(bench, pools, ratings=rated == len(bench.rows))
     lines = _report(bench, one, every, rest, rated)
-    keep("targeted", lines, {"one target": one, "all targets": every, "no target": rest, "passes": bench.costs})
+    keep(arguments.name, lines, {"one target": one, "all targets": every, "no target": rest, "passes": bench.costs})
 
 
 def _one_target(bench: Bench, pools: dict[str, GradientStore], targets: dict[str, dict[str, GradientStore]]) -> Any:

@@ -8,6 +8,7 @@ in a second or two. Imported only once rows are many: see `matrix.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,22 +36,21 @@ def follow(
     r: npt.NDArray[np.float64],
     vectors: Sequence[npt.NDArray[np.float64]],
     factors: Sequence[float],
-) -> float:
+    doubts: Sequence[float],
+) -> None:
     """What a pick changes in the vectors of `transductive.Transductive`, in place.
 
         den = max(den - lower p^2, 1);      av = max(av + cross p r + raised p^2, 0);     gains = av / den
-        error2 += along p^2 + across r^2
+        error2 += along p^2 + across r^2;   slack by `transductive.slack_of`
 
     Args:
         p: (n,).
         r: (n,).
-        vectors: den, av, error2, gains and per_rho, (n,) each.
+        vectors: den, av, error2, gains, slack, rho and av0, (n,) each.
         factors: lower, cross, raised, along and across.
-
-    Returns:
-        The largest `error2 * per_rho`.
+        doubts: those of `transductive.Doubts`.
     """
-    return float(_follow(p, r, *vectors, *factors))
+    _follow(p, r, *vectors, *factors, *doubts)
 
 
 def best(vectors: Sequence[npt.NDArray[Any]], weight: float, slope: float) -> tuple[int, float, float]:
@@ -103,20 +103,25 @@ def _follow(
     av: Any,
     error2: Any,
     gains: Any,
-    per_rho: Any,
+    slack: Any,
+    rho: Any,
+    av0: Any,
     lower: float,
     cross: float,
     raised: float,
     along: float,
     across: float,
-) -> float:
+    passes: float,
+    second: float,
+    of_den: float,
+    wide: float,
+) -> None:
     for i in range(p.shape[0]):
         square = p[i] * p[i]
         den[i] = max(den[i] - lower * square, 1.0)
         av[i] = max(av[i] + cross * (p[i] * r[i]) + raised * square, 0.0)
         error2[i] += along * square + across * (r[i] * r[i])
         gains[i] = av[i] / den[i]
-    steepest = 0.0
-    for i in range(p.shape[0]):
-        steepest = max(steepest, error2[i] * per_rho[i])
-    return steepest
+        of_q = of_den * rho[i]
+        error = passes * math.sqrt(error2[i] * rho[i]) + second * rho[i] + wide * av0[i] + gains[i] * of_q
+        slack[i] = error / max(den[i] - of_q, 1.0)

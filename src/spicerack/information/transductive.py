@@ -14,9 +14,8 @@ Monotone, but not submodular: a gain may rise, stale gains are no bounds, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from threading import Lock
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +27,27 @@ from spicerack.information.matrix import EPS, FloatArray, IntArray, RowMatrix, a
 from spicerack.information.products import Then
 
 
+class Doubts(NamedTuple):
+    """What makes of a row's numbers how far its gain may be out, by `slack_of`.
+
+    Attributes:
+        passes: factor of what the passes lost in `alpha v`, to first order.
+        second: factor of what they lost to second order.
+        den: factor of what they, and float64 in M, lost in `1 + alpha q`.
+        wide: factor of what float64 lost in `alpha v` by way of M.
+    """
+
+    passes: float
+    second: float
+    den: float
+    wide: float
+
+
 class Transductive:
     """State of `tr(C) - tr(C M_S^{-1})`.
 
     One pass over the rows a pick, with two columns, in place on vectors of n. For each row it keeps `alpha v`,
-    `1 + alpha q`, and what the passes may have lost in `alpha v`.
+    `1 + alpha q`, what the passes may have lost in `alpha v`, the gain, and how far that may be out.
 
     Args:
         G: rows (n, k), float32 or float64, or a `RowMatrix`.
@@ -50,13 +65,10 @@ class Transductive:
         self.value = 0.0
         self._inverse = Inverse(self.matrix, alpha)
         self.rho = alpha * self.matrix.squared_norms
-        self._steepest = 0.0  # largest error2 / rho
-        self._lock = Lock()
-        self._per_rho = 1.0 / np.maximum(self.rho, np.finfo(np.float64).tiny)
-        self._lengths = np.sqrt(self.matrix.squared_norms)
+        self._av0 = np.zeros(self.matrix.n)
         self._recompute()
         self._av0 = self._av.copy()
-        self._largest_av0 = float(self._av0.max())
+        self._slack = self._slack_at()
         self._base = self.gains().copy()
 
     def gains(self) -> FloatArray:
@@ -68,21 +80,15 @@ class Transductive:
 
         It holds what the passes left in v and in q, and what float64 loses in M.
         """
-        wide = self._wide()
-        error_q = (2.0 * self.matrix.product_rounding + wide) * self.rho[rows]
-        error = self._error_av(wide, rows) + self.gains()[rows] * error_q
-        return np.asarray(error / np.maximum(self._den[rows] - error_q, 1.0))
+        return np.array(self._slack[rows])
 
     def slack_bound(self) -> tuple[FloatArray, float, float]:
-        """Rho (n,), what error2 is per rho, and a level: `slope * rho + level` is no less than `slack()`."""
-        wide, rounding = self._wide(), self.matrix.product_rounding
-        slope = rounding * math.sqrt(self.alpha * self._steepest) + rounding * rounding * math.sqrt(self._second2)
-        slope += float(self.gains().max()) * (2.0 * rounding + wide)
-        return self.rho, slope, wide * self._largest_av0
+        """The slack, 1 and 0: `slope * vector + level` is no less than `slack()`."""
+        return self._slack, 1.0, 0.0
 
     def partials(self) -> tuple[FloatArray, FloatArray]:
         """`alpha v_i`, what a unit of weight on row i would take off `tr(C M^{-1})`, and its rounding error, (n,)."""
-        return self._av, self._error_av(self._wide(), slice(None))
+        return self._av, error_of_av(self._error2, self.rho, self._av0, self._doubts())
 
     def base(self) -> FloatArray:
         """`alpha g_i^T C g_i / (1 + alpha |g_i|^2)`, (n,)."""
@@ -117,8 +123,10 @@ class Transductive:
         """
         v, aq = self._exact(self.matrix.rows_at(rows))
         self._av[rows], self._den[rows], self._error2[rows] = self.alpha * v, 1.0 + aq, 0.0
-        self._gains[rows] = self._av[rows] / self._den[rows]
-        return np.asarray(self._gains[rows])
+        gains = self._av[rows] / self._den[rows]
+        self._gains[rows] = gains
+        self._slack[rows] = self._slack_at(rows)
+        return np.asarray(gains)
 
     def sharpen(self) -> None:
         """Passes in float64 on exact rows from now on."""
@@ -150,29 +158,32 @@ class Transductive:
         length, other = float(np.linalg.norm(w)), float(np.linalg.norm(u))
         A, B = 2.0 * b * (other + b * v * length), 2.0 * b * length
         D = 2.0 * b * length * other + b * b * v * length * length
-        vectors = self._den, self._av, self._error2, self._gains, self._per_rho
         factors = self.alpha * b, -2.0 * self.alpha * b, self.alpha * b * b * v, 2.0 * A * A, 2.0 * B * B
         self._second2 += D * D
+        doubts = self._doubts()
+        vectors = self._den, self._av, self._error2, self._gains, self._slack, self.rho, self._av0
+        follow: Callable[..., None] = follow_by_numpy
         if self.matrix.many:
             from spicerack.information.native import follow
-        else:
-            follow = follow_by_numpy
 
         def follow_run(part: slice, products: FloatArray) -> None:
-            steepest = follow(products[0], products[1], [vector[part] for vector in vectors], factors)
-            with self._lock:
-                self._steepest = max(self._steepest, steepest)
+            follow(products[0], products[1], [vector[part] for vector in vectors], factors, doubts)
 
         return follow_run
 
-    def _wide(self) -> float:
-        return 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
-
-    def _error_av(self, wide: float, rows: IntArray | slice) -> FloatArray:
+    def _doubts(self) -> Doubts:
         rounding = self.matrix.product_rounding
-        error = self.alpha * rounding * np.sqrt(self._error2[rows]) * self._lengths[rows]
-        error += wide * self._av0[rows] + rounding * rounding * math.sqrt(self._second2) * self.rho[rows]
-        return np.asarray(error)
+        wide = 8.0 * EPS * (1.0 if not self._inverse.picks else self._inverse.kappa)
+        return Doubts(
+            passes=rounding * math.sqrt(self.alpha),
+            second=rounding * rounding * math.sqrt(self._second2),
+            den=2.0 * rounding + wide,
+            wide=wide,
+        )
+
+    def _slack_at(self, rows: IntArray | slice = slice(None)) -> FloatArray:
+        gains, den, error2 = self._gains[rows], self._den[rows], self._error2[rows]
+        return slack_of(gains, den, error2, self.rho[rows], self._av0[rows], self._doubts())
 
     def _exact(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         Y, aq = self._inverse.solve(rows)
@@ -185,13 +196,15 @@ class Transductive:
             self._av[part], self._den[part] = self.alpha * v, 1.0 + aq
         self._error2: FloatArray = np.zeros(self.matrix.n)
         self._second2 = 0.0
-        self._steepest = 0.0
         self._gains: FloatArray = self._av / self._den
+        self._slack = self._slack_at()
 
 
-def follow_by_numpy(p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray], factors: Sequence[float]) -> float:
+def follow_by_numpy(
+    p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray], factors: Sequence[float], doubts: Doubts
+) -> None:
     """What `native.follow` does, with numpy; p and r are overwritten."""
-    den, av, error2, gains, per_rho = vectors
+    den, av, error2, gains, slack, rho, av0 = vectors
     lower, cross, raised, along, across = factors
     product = p * r
     np.multiply(p, p, out=p)
@@ -204,6 +217,19 @@ def follow_by_numpy(p: FloatArray, r: FloatArray, vectors: Sequence[FloatArray],
     np.maximum(av, 0.0, out=av)
     error2 += np.multiply(p, along, out=p)
     error2 += np.multiply(r, across, out=r)
-    np.multiply(error2, per_rho, out=product)
     np.divide(av, den, out=gains)
-    return float(product.max())
+    slack[:] = slack_of(gains, den, error2, rho, av0, doubts)
+
+
+def slack_of(
+    gains: FloatArray, den: FloatArray, error2: FloatArray, rho: FloatArray, av0: FloatArray, doubts: Doubts
+) -> FloatArray:
+    """How far gains may be out, of the vectors that `Transductive` keeps, (n,) each."""
+    error_den = doubts.den * rho
+    error = error_of_av(error2, rho, av0, doubts) + gains * error_den
+    return np.asarray(error / np.maximum(den - error_den, 1.0))
+
+
+def error_of_av(error2: FloatArray, rho: FloatArray, av0: FloatArray, doubts: Doubts) -> FloatArray:
+    """How far `alpha v` may be out, (n,), of the same vectors."""
+    return np.asarray(doubts.passes * np.sqrt(error2 * rho) + doubts.second * rho + doubts.wide * av0)
