@@ -60,8 +60,7 @@ class RowMatrix:
             `G`.
         working_at: gives the working rows, float32 or float64 (r, k); needed without `G`.
         stream_at: gives a run of rows for a pass without `G`, in half precision or as the working rows, good until the
-            thread that asked asks again. Default: what
-            `working_at` gives.
+            thread that asked asks again. Default: what `working_at` gives.
         lengths: what the products of the rows of `G` or `stream_at` are to be multiplied with, (n,), where those are at
             unit length.
         shape: (n, k); needed without `G`.

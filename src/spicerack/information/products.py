@@ -2,8 +2,8 @@
 
 Such a pass is bound by memory. So rows are read as they lie, half precision included, in pieces that stay in a cache
 until they are multiplied; and what follows from the products of a part is done by the thread that made them, while
-they are in its cache. A part has many pieces: what Python does with each is small then, of which only one thread does
-anything at a time.
+they are in its cache. Streamed parts have many pieces, so that little is done for each in Python, where one thread
+runs at a time.
 """
 
 from __future__ import annotations
