@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import KINDS, make_room, make_rows, run
 
-from spicerack.information import Penalty, RowMatrix, Transductive, greedy
+from spicerack.information import Penalty, RowMatrix, Transductive, greedy, matrix
 from spicerack.information.conflict import ETA
 from spicerack.information.inverse import cholesky_of_moment
 from spicerack.information.logdet import TIE
@@ -86,6 +86,29 @@ def test_hypothesis_finds_no_pool_where_they_differ(seed, n, k, kind, alpha, wei
     assert found == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", range(4))
+def test_thousands_more(kind, block, monkeypatch):
+    """Longer runs, by compiled loops and by numpy: rows that are settled again and again, hardly apart in half of them.
+
+    A row that was settled is known better than its neighbors, and is overtaken by them within their slack.
+    """
+    rng = np.random.default_rng([block, KINDS.index(kind)])
+    for case in range(60):
+        monkeypatch.setattr(matrix, "NATIVE_ABOVE", 0 if case % 2 else 1 << 40)
+        n, k = int(rng.integers(40, 250)), int(rng.integers(2, 30))
+        alpha = 10.0 ** rng.uniform(-6, 6)
+        penalty = Penalty(float(rng.choice([0.0, 0.02, 0.1, 5.0])), bool(rng.random() < 0.3))
+        G = make_rows(kind, n, k, rng)
+        if case % 4 < 2:
+            G[n // 2 :] = G[: n - n // 2] * (1.0 + 1e-6 * rng.standard_normal((n - n // 2, k)))
+        limit = str(rng.choice(["count", "tokens", "quotas", "token quotas", "forced"]))
+        make, eligible = make_room(limit, n, int(rng.integers(1, min(n, 4 * k) + 1)), rng)
+        found, expected = both(G, alpha, penalty, make, eligible, G.mean(axis=0) if rng.random() < 0.3 else None)
+        assert found == expected, f"case {case}: alpha {alpha}, {penalty}, n {n}, k {k}, {limit}"
+
+
 @pytest.mark.parametrize("alpha", [1e-8, 1e8])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_passes_pick_as_float64_ones_at_extreme_alpha(kind, alpha):
@@ -94,9 +117,9 @@ def test_float32_passes_pick_as_float64_ones_at_extreme_alpha(kind, alpha):
         G = make_rows(kind, 40, 8, rng)
         make, eligible = make_room("count", 40, 20, rng)
         picks = []
-        for matrix in (RowMatrix(G), RowMatrix(G.astype(np.float32), lambda rows, G=G: G[rows])):
-            state = Transductive(matrix, G.T @ G, alpha)
-            picks.append(run(greedy, state, matrix, make, eligible, Penalty(weight)).indices.tolist())
+        for rows_matrix in (RowMatrix(G), RowMatrix(G.astype(np.float32), lambda rows, G=G: G[rows])):
+            state = Transductive(rows_matrix, G.T @ G, alpha)
+            picks.append(run(greedy, state, rows_matrix, make, eligible, Penalty(weight)).indices.tolist())
         assert picks[0] == picks[1]
 
 
