@@ -140,7 +140,10 @@ class SelectionConfig(BaseModel):
     include: list[int | str] = Field([], description="picked first: a sample id, row:NUMBER, or @FILE of them")
     exclude: list[int | str] = Field([], description="never picked: a sample id, row:NUMBER, or @FILE of them")
     trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of each group that is never picked, its rows of the highest loss"
+        0.0, description="share of each group that is never picked, its rows of the highest loss, or trim_by"
+    )
+    trim_by: str | None = Field(
+        None, description="the column whose highest values a trim takes, as in ifd; default: loss_mean"
     )
     trim_groups: str | None = Field(
         None, description="trim's groups: a column of the store, or clusters of gradients; default: clusters:12"

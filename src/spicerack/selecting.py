@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import RunConfig
@@ -62,7 +63,7 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     else:  # a folder `features` may be there already, whatever the method reads
         beside = {name for columns in COLUMNS.values() for name in columns}
         late = {*TABLE_SCHEMA.names, *beside, *map(norm_column, [*planned.current.arrays, *FEATURES])}
-    names = ("quotas", "groups", "include", "exclude", "trim", "trim_groups")
+    names = ("quotas", "groups", "include", "exclude", "trim", "trim_by", "trim_groups")
     rows = Foreseen(known, late | {"finite"}, pool.source.name)
     room = check_foreseen(rows, chosen.budget, **{name: getattr(chosen, name) for name in names})
     selector = get_selector(chosen.method)
@@ -71,12 +72,15 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
 
 
 def method_needs(config: RunConfig) -> Needs:
-    """What the method reads with its options."""
+    """What the method reads with its options, and a trim beside it."""
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import needs_of, read_options
+    from spicerack.selectors.grouping import trim_column
 
-    selector = get_selector(config.selection.method)
-    return needs_of(selector, read_options(selector, config.selection.method_options))
+    chosen = config.selection
+    selector = get_selector(chosen.method)
+    needs = needs_of(selector, read_options(selector, chosen.method_options))
+    return replace(needs, columns=(*needs.columns, trim_column(chosen.trim_by))) if chosen.trim else needs
 
 
 def features_read(config: RunConfig) -> list[str] | None:
@@ -103,5 +107,5 @@ def features_read(config: RunConfig) -> list[str] | None:
 def select_options(config: RunConfig) -> dict[str, Any]:
     """The section as arguments of `select`, but for the target."""
     chosen = config.selection
-    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_groups")
+    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_by", "trim_groups")
     return {name: getattr(chosen, name) for name in names} | chosen.method_options

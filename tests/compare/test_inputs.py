@@ -2,7 +2,7 @@
 
 import pytest
 
-from spicerack.compare.inputs import COST_FILE, Preparation
+from spicerack.compare.inputs import COST_FILE, Preparation, needs_of_method
 from spicerack.compare.plan import parse_methods
 from spicerack.data.records import load_pool
 from spicerack.errors import ConfigurationError
@@ -24,3 +24,10 @@ def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_
     assert again._tools is None
     with pytest.raises(ConfigurationError, match="delete that folder"):
         Preparation(config).run(pool, parse_methods("unimax"))
+
+
+def test_what_a_trim_reads_is_read_by_its_method():
+    plain, by_loss, by_ifd = parse_methods(["random", "a=random:trim=0.2", "b=random:trim=0.2,trim_by=ifd"])
+    assert needs_of_method(plain).columns == ()
+    assert needs_of_method(by_loss).columns == ("loss_mean",)
+    assert needs_of_method(by_ifd).columns == ("ifd",)

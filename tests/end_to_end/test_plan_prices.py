@@ -27,6 +27,7 @@ def configuration(sections):
         ("loss", {}, ["forward pass: loss"]),
         ("ifd", {}, ["forward pass: ifd"]),
         ("ifd", {"trim": 0.1}, ["gradient pass", "forward pass: ifd"]),
+        ("random", {"trim": 0.1, "trim_by": "ifd"}, ["gradient pass", "forward pass: ifd"]),
         ("ifd", {"quotas": "proportional", "groups": "clusters:2"}, ["gradient pass", "forward pass: ifd"]),
         ("dpp", {"quality": "ifd"}, ["gradient pass", "forward pass: ifd"]),
         ("k_center", {"rows_from": "embeddings"}, ["forward pass: embedding"]),

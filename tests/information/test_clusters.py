@@ -89,3 +89,20 @@ def test_quotas_over_clusters_and_trim_are_options_of_select():
         spicerack.select(X, "random", 5, trim=1.0, columns={"loss_mean": losses})
     with pytest.raises(spicerack.SpicerackError, match="loss_mean"):
         spicerack.select(X, "random", 5, trim=0.2)
+
+
+def test_a_trim_by_another_column_leaves_rows_without_a_value():
+    import spicerack
+
+    X, _ = planted(n=20)
+    values = np.arange(20.0)
+    values[[18, 19]] = np.nan
+    options = {"trim": 0.25, "trim_groups": ["a"] * 20}
+    trimmed = spicerack.select(X, "random", 16, **options, trim_by="ifd", columns={"ifd": values})
+    assert sorted(trimmed.indices) == [*range(14), 18, 19]
+    assert set(trimmed.excluded["reason"]) == {"trimmed: a high ifd within its group"}
+    assert "2 rows have no ifd, and stay" in trimmed.manifest["choices"][0]["reason"]
+    with pytest.raises(spicerack.SpicerackError, match="reads the column 'ifd'"):
+        spicerack.select(X, "random", 16, **options, trim_by="ifd")
+    with pytest.raises(spicerack.SpicerackError, match="give trim="):
+        spicerack.select(X, "random", 16, trim_by="ifd", columns={"ifd": values})

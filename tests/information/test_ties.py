@@ -31,7 +31,7 @@ def test_of_tied_rows_the_first_wins_and_one_alone_is_not_scored():
 def test_copies_are_bitwise_equal_rows_of_the_exact_rows():
     exact = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12], [1.0, 2.0]])
     matrix = RowMatrix(exact.astype(np.float32), lambda rows: exact[rows])
-    copies = matrix.copies(np.array([2, 1, 0]))
+    copies = matrix.copies.numbers(np.array([2, 1, 0]))
     assert copies[0] == copies[2] != copies[1]
-    assert matrix.distinct(np.array([0, 1, 2])).tolist() == [0, 1]
-    assert matrix.distinct(np.array([2])).tolist() == [2]
+    assert matrix.copies.distinct(np.array([0, 1, 2])).tolist() == [0, 1]
+    assert matrix.copies.distinct(np.array([2])).tolist() == [2]

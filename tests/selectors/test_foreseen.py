@@ -138,3 +138,9 @@ def test_options_are_checked_against_subtasks_and_devices(monkeypatch):
     check_given(SPICE, SPICE.Options(), ())
     with pytest.raises(ConfigurationError, match="no GPU on this machine"):
         check_given(SPICE, SPICE.Options(device="cuda"), ())
+
+
+def test_a_trim_by_a_column_that_no_pass_gives_is_refused(rows):
+    check_foreseen(rows, 3, trim=0.2, trim_by="loss_mean")
+    with pytest.raises(ConfigurationError, match="'quality', which the store of"):
+        check_foreseen(rows, 3, trim=0.2, trim_by="quality")

@@ -160,7 +160,7 @@ def test_every_row_that_could_not_be_picked_is_named_with_its_reason():
     named = dict(zip(found.excluded["index"].tolist(), found.excluded["reason"].tolist(), strict=True))
     assert named.pop(7) == "non-finite gradient"
     assert named.pop(3) == "excluded by the caller"
-    assert set(named.values()) == {"trimmed: a high loss within its group"}
+    assert set(named.values()) == {"trimmed: a high loss_mean within its group"}
     assert 19 not in named
     assert found.manifest["excluded_by_caller"] == 1
     assert np.isnan(found.scores[list(named)]).all()

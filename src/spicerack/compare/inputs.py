@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,11 +193,16 @@ def section_of(config: RunConfig, method: Method, budget: BudgetLike) -> RunConf
 
 
 def needs_of_method(method: Method) -> Needs | None:
-    """What a method reads with its options; None for a control."""
+    """What a method reads with its options, and a trim beside it; None for a control."""
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import needs_of
+    from spicerack.selectors.grouping import trim_column
 
-    return None if method.is_control else needs_of(get_selector(method.name), options_of_method(method))
+    if method.is_control:
+        return None
+    needs = needs_of(get_selector(method.name), options_of_method(method))
+    by = trim_column(method.options.get("trim_by"))
+    return replace(needs, columns=(*needs.columns, by)) if method.options.get("trim") else needs
 
 
 def options_of_method(method: Method) -> MethodOptions:

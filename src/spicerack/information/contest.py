@@ -71,7 +71,7 @@ def _contenders(run: Run, weight: float) -> IntArray:
         elif weight:
             scores -= weight * conflict.exact(rows)
         rows = rows[contenders(scores, slack, state.tolerance, weight)]
-    return state.matrix.distinct(rows)
+    return state.matrix.copies.distinct(rows)
 
 
 def _by_gains(run: Run, weight: float) -> IntArray:
@@ -159,7 +159,7 @@ def _best_gain(run: Run) -> float:
 
 def largest_gain(state: InformationState, near: IntArray) -> float:
     """Largest exact gain among the contenders `near`; of bitwise equal rows only the first is computed."""
-    return float(state.exact_gains(state.matrix.distinct(near)).max())
+    return float(state.exact_gains(state.matrix.copies.distinct(near)).max())
 
 
 def exact_scores(run: Run, weight: float) -> Callable[[IntArray], tuple[FloatArray, FloatArray]]:

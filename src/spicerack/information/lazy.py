@@ -108,7 +108,7 @@ class _Front:
         if self.outside >= least:
             return None
         near = rows[scores + slack >= floor(scores, slack, tolerance, weight)]
-        return settle(self.state.matrix.distinct(near), exact_scores(run, weight), tolerance, weight), weight
+        return settle(self.state.matrix.copies.distinct(near), exact_scores(run, weight), tolerance, weight), weight
 
     @property
     def relative(self) -> float:

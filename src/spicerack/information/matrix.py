@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.blocks import Block, HostBlock
+from spicerack.information.copies import Copies
 from spicerack.information.device import DeviceRows
 from spicerack.information.products import STREAMS, Pieces, Then, products, taken
 from spicerack.information.products import FloatArray as FloatArray
@@ -85,7 +85,6 @@ class RowMatrix:
         self._stream_at = stream_at or self.working_at
         self._lengths = lengths
         self._wide = bool(G is not None and G.dtype == np.float64)
-        self._known: dict[bytes, int] = {}
         self._row: tuple[int, FloatArray] | None = None
 
     @property
@@ -279,28 +278,9 @@ class RowMatrix:
         return _parts(0, self.n, rows)
 
     @cached_property
-    def _copies(self) -> IntArray:
-        return np.full(self.n, -1, dtype=np.int64)
-
-    def copies(self, rows: IntArray) -> IntArray:
-        """A number for each of `rows` that only bitwise equal rows share, (r,)."""
-        new = rows[self._copies[rows] < 0]
-        step = max(1, BLOCK_BYTES // (8 * self.k))
-        for start in range(0, new.size, step):
-            part = new[start : start + step]
-            for row, values in zip(part.tolist(), self.rows_at(part), strict=True):
-                digest = blake2b(np.ascontiguousarray(values).data, digest_size=16).digest()
-                self._copies[row] = self._known.setdefault(digest, row)
-        return self._copies[rows]
-
-    def distinct(self, rows: IntArray) -> IntArray:
-        """Of `rows`, (r,), those of which no bitwise equal one comes before."""
-        if rows.size < 2:
-            return rows
-        first: dict[int, int] = {}
-        for row, number in zip(rows.tolist(), self.copies(rows).tolist(), strict=True):
-            first.setdefault(number, row)
-        return np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    def copies(self) -> Copies:
+        """Which of the exact rows are bitwise equal."""
+        return Copies(self.rows_at, self.n, self.k)
 
 
 def _parts(start: int, stop: int, rows: int) -> Iterator[slice]:

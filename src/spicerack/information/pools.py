@@ -159,7 +159,7 @@ class Pool:
 
     def _pick(self, standing: Standing) -> bool:
         run = self.run
-        rows = run.state.matrix.distinct(self.rows[standing.near])
+        rows = run.state.matrix.copies.distinct(self.rows[standing.near])
         i = settle(rows, exact_scores(run, standing.weight), run.state.tolerance, standing.weight)
         return run.take(i, standing.weight, self.ground.push)
 

@@ -67,6 +67,7 @@ def select(
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
     trim: float = 0.0,
+    trim_by: str | None = None,
     trim_groups: Sequence[Any] | str | None = None,
     **method_options: Any,
 ) -> Selection:
@@ -90,6 +91,7 @@ def select(
         include: rows that are picked first whatever their score, as numbers or sample ids.
         exclude: rows that are never picked, as numbers or sample ids.
         trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
+        trim_by: another column of numbers whose highest values are trimmed, as in `ifd`; rows without one stay.
         trim_groups: as groups, for trim; default "clusters:12".
         method_options: the method's own options.
 
@@ -119,6 +121,7 @@ def select(
         include=include,
         exclude=exclude,
         trim=trim,
+        trim_by=trim_by,
         trim_groups=trim_groups,
     )
     for name in needs_of(selector, options).read_arrays:

@@ -20,7 +20,7 @@ from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Selector
 from spicerack.selectors.budget import BudgetLike, parse_budget, resolve
 from spicerack.selectors.devices import require_device
-from spicerack.selectors.grouping import TRIM_GROUPS, count_clusters
+from spicerack.selectors.grouping import TRIM_GROUPS, count_clusters, trim_column
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.reading import check_groups, read_fixed, read_tokens
 
@@ -96,6 +96,7 @@ def check_foreseen(
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
     trim: float = 0.0,
+    trim_by: str | None = None,
     trim_groups: str | None = None,
 ) -> Room:
     """Refuse before a pass what `select` would refuse after it; the arguments are those of `select`.
@@ -113,9 +114,14 @@ def check_foreseen(
         GradientError: `exclude` leaves no row.
     """
     eligible, forced = read_fixed(rows, include, exclude)
-    check_groups(quotas, groups, trim, trim_groups)
+    check_groups(quotas, groups, trim, trim_by, trim_groups)
     if trim and trim_groups is not None:
         rows.tells(trim_groups)
+    if trim and (by := trim_column(trim_by)) not in {*rows.labels, *rows.late}:
+        raise ConfigurationError(
+            f"trim_by is to be the column {by!r}, which the store of {rows.store} will not have; it may have "
+            f"{', '.join(sorted({*rows.labels, *rows.late} - {'id', 'source', 'finite'}))}"
+        )
     tokens = read_tokens(rows, None, eligible, budget)
     resolved = resolve(budget, eligible, tokens)
     if trim and resolved.count is not None and resolved.share is None:

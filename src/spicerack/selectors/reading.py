@@ -12,7 +12,7 @@ from spicerack.errors import BudgetError, ConfigurationError, GradientError, Unk
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.base import CheckpointRows, Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
-from spicerack.selectors.grouping import read_groups, read_trim
+from spicerack.selectors.grouping import read_groups, read_trim, trim_column
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
@@ -59,6 +59,7 @@ def read_problem(
     include: Sequence[int | str],
     exclude: Sequence[int | str],
     trim: float = 0.0,
+    trim_by: str | None = None,
     trim_groups: Sequence[Any] | str | None = None,
 ) -> Problem:
     """The problem that `spicerack.select` was given; see there for the arguments and errors."""
@@ -73,12 +74,13 @@ def read_problem(
     left = eligible.copy()
     left[[i for i, _ in excluded]] = True
     excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
-    check_groups(quotas, groups, trim, trim_groups)
+    check_groups(quotas, groups, trim, trim_by, trim_groups)
     numbers = read_columns(rows, columns)
-    worst, choices = read_trim(rows, numbers.get("loss_mean"), eligible, trim, trim_groups)
+    by = trim_column(trim_by)
+    worst, choices = read_trim(rows, numbers.get(by), eligible, trim, trim_groups, by=by)
     worst = np.setdiff1d(worst, forced)
     eligible[worst] = False
-    excluded += [(int(i), "trimmed: a high loss within its group") for i in worst]
+    excluded += [(int(i), f"trimmed: a high {by} within its group") for i in worst]
     counts = read_tokens(rows, tokens, eligible, budget)
     resolved = resolve(budget, eligible, counts)
     problem = Problem(
@@ -145,12 +147,14 @@ def read_fixed(
     return eligible, forced
 
 
-def check_groups(quotas: Any, groups: Any, trim: float, trim_groups: Any) -> None:
-    """Refuse groups that nothing is done with."""
+def check_groups(quotas: Any, groups: Any, trim: float, trim_by: Any, trim_groups: Any) -> None:
+    """Refuse groups, and a column, that nothing is done with."""
     if quotas is None and groups is not None:
         raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
     if not trim and trim_groups is not None:
         raise ConfigurationError("trim_groups say which rows a trim compares, and there is none; give trim=0.1")
+    if not trim and trim_by is not None:
+        raise ConfigurationError("trim_by says what a trim compares rows by, and there is none; give trim=0.1")
 
 
 def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:

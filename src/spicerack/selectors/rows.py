@@ -7,11 +7,10 @@ not depend on the precision of the working copy, nor on whether it is held in me
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,9 @@ import numpy.typing as npt
 from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.device import DeviceRows
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt, many
-from spicerack.numbers import is_half
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
+from spicerack.selectors.stored import RowForm, StoredRows
 
-RowForm = Literal["plain", "unit"]
 Working = type[np.float32] | type[np.float64]
 
 SMALLEST = 1e-30
@@ -182,17 +180,18 @@ class Rows:
         entries = self.n * self.k
         room = entries * 8 if memory is None or self.store is None else memory
         large = entries * np.dtype(dtype).itemsize > room
+        stored = self._stored if dtype == np.float32 else None
         held: npt.NDArray[Any] | DeviceRows | None = None
         streamed: StreamAt | None = None
         lengths: FloatArray | None = None
         if device != "cpu":
             held = DeviceRows(self.stream(form, dtype), self.shape, device)
-        elif (halves or large) and dtype == np.float32 and self._half and 2 * entries <= room:
-            held, lengths = self._stored(), self._lengths(form)
+        elif stored and (halves or large) and stored.half and many(self.n, self.k) and 2 * entries <= room:
+            held, lengths = stored.held(), stored.lengths(form, self.norms)
         elif not large:
             held = self.matrix(form, dtype)
-        elif dtype == np.float32:
-            streamed, lengths = self._streamer(), self._lengths(form)
+        elif stored:
+            streamed, lengths = stored.streamer(), stored.lengths(form, self.norms)
         matrix = RowMatrix(
             held,
             rows_at=lambda rows: self.take(rows, form),
@@ -206,53 +205,9 @@ class Rows:
             matrix.widen()  # float32 would read such rows as zeros
         return matrix
 
-    @property
-    def _half(self) -> bool:
-        """Whether the rows lie in a store in half precision, and are so many that passes read them as they are."""
-        stored = isinstance(self._source, StoreSource) and is_half(self._source.dtype)
-        return stored and many(self.n, self.k)
-
-    def _stored(self) -> npt.NDArray[Any]:
-        """All rows as the store holds them."""
-        source = self._store_source
-        held = np.empty(self.shape, dtype=source.dtype)
-        for part in self._parts(max(1, BLOCK_BYTES // (held.itemsize * self.k))):
-            source.stored(part, held[part])
-        return held
-
-    def _streamer(self) -> StreamAt:
-        """Rows as the store holds them.
-
-        A thread's rows are good until it asks for the next ones: fresh memory for each run of rows takes the system as
-        long as half of the reading.
-        """
-        source = self._store_source
-        kept = threading.local()
-
-        def stream(part: slice) -> npt.NDArray[Any]:
-            count = part.stop - part.start
-            if len(getattr(kept, "rows", ())) < count:
-                kept.rows = np.empty((count, self.k), dtype=source.dtype)
-            return source.stored(part, kept.rows[:count])
-
-        return stream
-
-    @property
-    def _store_source(self) -> StoreSource:
-        assert isinstance(self._source, StoreSource)
-        return self._source
-
-    def _lengths(self, form: RowForm) -> FloatArray:
-        """What makes rows of this form of stored ones, (n,)."""
-        return self.norms if form == "plain" else self._to_unit
-
     @cached_property
-    def _to_unit(self) -> FloatArray:
-        """One over the length of every native row, (n,): half precision leaves no row at unit length exactly."""
-        lengths = np.ones(self.n)
-        for part in self._parts(BLOCK_ROWS):
-            lengths[part] = np.linalg.norm(self._source.native(part).astype(np.float64), axis=1)
-        return np.asarray(1.0 / np.where(lengths > 0.0, lengths, 1.0))
+    def _stored(self) -> StoredRows | None:
+        return StoredRows(self._source) if isinstance(self._source, StoreSource) else None
 
     def tokens(self) -> IntArray:
         """Tokens of each row from the store's table, (n,).

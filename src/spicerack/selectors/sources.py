@@ -197,7 +197,7 @@ class StoreSource:
 def _missing_array(store: GradientStore, name: str) -> str:
     made_by = {
         "gradient": "take gradients with `spicerack gradients`",
-        "adam": "take gradients with --adam-state (Adam's moments of a trained checkpoint)",
+        "adam": "take gradients with --checkpoints WARMUP, or with --optimizer-state of a trained checkpoint",
         "embedding": "run `spicerack features` on the store",
         "embedding_weighted": "run `spicerack features` on the store",
         "states": "run `spicerack features --compute states` on the store",

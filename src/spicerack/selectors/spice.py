@@ -228,13 +228,10 @@ class Task:
                 seed=problem.seed,
                 **common,
             )
-        eligible = problem.eligible
         if options.search == "partitions":
-            eligible = self._second_round(penalty)
-            room.keep(eligible)
+            room.keep(self._second_round(penalty))
         watch = self.prefixes.watch if self.prefixes and watched and options.search == "exact" else None
-        result = search(state, conflict, room=room, eligible=problem.eligible, watch=watch, **common)
-        return result
+        return search(state, conflict, room=room, eligible=problem.eligible, watch=watch, **common)
 
     def _second_round(self, penalty: Penalty) -> BoolArray:
         problem = self.problem

@@ -109,7 +109,7 @@ def graph_reach(matrix: RowMatrix, usable: BoolArray, options: UniMaxOptions, se
         from spicerack.information.graph_learner import Learning, learn_features
 
         X = learn_features(X, Learning(anchors=options.neighbors, epochs=options.epochs), seed)
-        _, first, which = np.unique(matrix.copies(order), return_index=True, return_inverse=True)
+        _, first, which = np.unique(matrix.copies.numbers(order), return_index=True, return_inverse=True)
         X = X[first[which]]  # copies stay copies, whatever rounding did to them
     columns, values = reach(*edges(X, options.neighbors), options.reached)
     ends, chances = np.zeros((matrix.n, options.reached), dtype=np.int64), np.zeros((matrix.n, options.reached))

@@ -230,7 +230,7 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
     parse_budget(chosen.budget)
     if chosen.target is not None:
         raise ConfigurationError(f"{chosen.method} with a proxy in the loop reads no target; leave it out")
-    for name in ("quotas", "groups", "include", "exclude", "trim", "trim_groups", "subtask_column"):
+    for name in ("quotas", "groups", "include", "exclude", "trim", "trim_by", "trim_groups", "subtask_column"):
         if getattr(chosen, name, None):
             raise ConfigurationError(f"{name} is no option of {chosen.method} with a proxy in the loop; leave it out")
     for name in ("checkpoints", "optimizer_state"):
