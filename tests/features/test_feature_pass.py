@@ -12,9 +12,9 @@ from spicerack.store.reader import GradientStore
 from spicerack.store.writer import StoreWriter
 from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
 
-EVERYTHING = "loss,ifd,selectit,embedding,embedding_weighted,states"
+EVERYTHING = "loss,ifd,mismatch,selectit,embedding,embedding_weighted,states"
 ARRAYS = ("embedding", "embedding_weighted", "states")
-COLUMNS = ("loss_mean", "loss_sum", "loss_alone", "ifd", "selectit", "states_energy")
+COLUMNS = ("loss_mean", "loss_sum", "loss_alone", "ifd", "loss_mismatched", "mismatch", "selectit", "states_energy")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,22 @@
 """Every feature equals its definition, computed sample by sample without batches, pads or stores."""
 
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 import torch
 
 from spicerack.config import DataConfig, LabelConfig
-from spicerack.data.labels import Labeler
+from spicerack.data.labels import Encoded, Labeler
 from spicerack.data.records import load_pool
+from spicerack.data.responses import behind, prompt_of
 from spicerack.features.collect import collect_features
 from spicerack.features.pooling import leading_directions
 from spicerack.features.ratings import ANSWER
 from spicerack.testing import random_samples, tiny_model
 
-EVERYTHING = "loss,ifd,selectit,embedding,embedding_weighted,states"
-OPTIONS = {"max_length": 128, "storage_dtype": "float32", "tokens_per_batch": 300, "shard_rows": 4, "state_rank": 3}
+EVERYTHING = "loss,ifd,mismatch,selectit,embedding,embedding_weighted,states"
+OPTIONS = {"max_length": 128, "storage_dtype": "float32", "tokens_per_batch": 300, "shard_rows": 4}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,8 @@ def store(model, tokenizer, chats, prompts, tmp_path_factory):
         output_dir=folder,
         compute=EVERYTHING,
         rating_prompts=str(prompts),
+        state_rank=3,
+        mismatches=2,
         **OPTIONS,
     )
 
@@ -105,6 +110,38 @@ def test_without_a_beginning_token_both_losses_leave_out_the_first(tmp_path):
         given = np.mean(losses(model, sample.input_ids, where)[1:])
         alone = np.mean(losses(model, response, range(1, len(response))))
         assert store.column("ifd")[i] == pytest.approx(given / alone, rel=1e-5)
+
+
+def test_mismatch_is_the_loss_given_the_instruction_over_the_loss_behind_others(store, model, encoded):
+    prompts = [tuple(sample.input_ids[: places(sample)[0]].tolist()) if places(sample) else () for sample in encoded]
+    digests = [blake2b(np.array(prompt, dtype=np.int32).tobytes(), digest_size=8).digest() for prompt in prompts]
+    order = {
+        prompt: int.from_bytes(digest, "little") for prompt, digest in zip(prompts, digests, strict=True) if prompt
+    }
+    circle = sorted(order, key=order.get)
+    for i, sample in enumerate(encoded):
+        where = places(sample)
+        if not where:
+            assert np.isnan(store.column("mismatch")[i])
+            continue
+        at = circle.index(prompts[i])
+        behind = []
+        for other in (circle[(at + 1) % len(circle)], circle[(at + 2) % len(circle)]):
+            text = [*other, *(int(sample.input_ids[t]) for t in where)]
+            behind += losses(model, text, range(len(other), len(text)))
+        assert store.column("loss_mismatched")[i] == pytest.approx(np.mean(behind), rel=1e-5)
+        given = np.mean(losses(model, sample.input_ids, where))
+        assert store.column("mismatch")[i] == pytest.approx(given / np.mean(behind), rel=1e-5)
+
+
+def test_a_prompt_too_long_for_a_response_loses_its_first_tokens():
+    sample = Encoded(np.arange(6, dtype=np.int32), np.array([-100, -100, -100, 3, 4, 5], dtype=np.int32), 0, False)
+    assert prompt_of(sample).tolist() == [0, 1, 2]
+    joined = behind(np.arange(10, 20, dtype=np.int32), sample, 6)
+    assert joined.input_ids.tolist() == [17, 18, 19, 3, 4, 5]
+    assert joined.labels.tolist() == [-100, -100, -100, 3, 4, 5]
+    plain = Encoded(np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32), 0, False)
+    assert not len(prompt_of(plain))
 
 
 def test_ratings_equal_a_plain_loop(store, model, tokenizer, chats, prompts):

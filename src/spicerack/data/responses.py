@@ -1,4 +1,4 @@
-"""A sample's response without its instruction, which IFD compares with the response given the instruction.
+"""A sample's response apart from its instruction: alone, as IFD has it, or behind another sample's prompt.
 
 The response is the sample's trained tokens, in order. Alone, they stand behind the model's beginning token. Where there
 is no such token, nothing predicts the first of them, so it is left out of both losses.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spicerack.config import Choice
 from spicerack.data.labels import IGNORED, Encoded
@@ -32,7 +33,7 @@ def alone(encoded: Encoded, start: int | None) -> Encoded | None:
     It does not where no token that carries no loss stands before the response's last one (a plain text, or labels
     that cover the prompt; a leading beginning token is no instruction), or where no token is left to predict.
     """
-    trained = np.flatnonzero(encoded.labels[1:] != IGNORED) + 1
+    trained = _trained(encoded)
     if len(trained) == 0:
         return None
     before = encoded.labels[: trained[-1]] == IGNORED
@@ -45,3 +46,30 @@ def alone(encoded: Encoded, start: int | None) -> Encoded | None:
         ids = np.concatenate([np.array([start], dtype=np.int32), ids])
         labels = np.concatenate([np.array([IGNORED], dtype=np.int32), labels])
     return Encoded(ids, labels, 0, False)
+
+
+def prompt_of(encoded: Encoded) -> npt.NDArray[np.int32]:
+    """The tokens before the first trained one, (p,); none where no token is trained, or all are, as in plain text."""
+    trained = _trained(encoded)
+    first = trained[0] if len(trained) else 0
+    return encoded.input_ids[: first if (encoded.labels[:first] == IGNORED).any() else 0]
+
+
+def behind(prompt: npt.NDArray[np.int32], encoded: Encoded, max_length: int) -> Encoded:
+    """The response behind another sample's prompt, whose first tokens are left out where both are too long.
+
+    Args:
+        prompt: (p,) token ids, at least one.
+        encoded: a sample with trained tokens, of at most `max_length` tokens.
+        max_length: of both together.
+    """
+    trained = _trained(encoded)
+    prompt = prompt[max(0, len(prompt) + len(trained) - max_length) :]
+    ids = np.concatenate([prompt, encoded.input_ids[trained]])
+    labels = np.concatenate([np.full(len(prompt), IGNORED, dtype=np.int32), encoded.labels[trained]])
+    return Encoded(ids, labels, 0, False)
+
+
+def _trained(encoded: Encoded) -> npt.NDArray[np.int64]:
+    """Places of the tokens with a loss; the first token is never predicted."""
+    return np.flatnonzero(encoded.labels[1:] != IGNORED) + 1

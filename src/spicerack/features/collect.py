@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ import numpy as np
 
 from spicerack.config import Choice, RunConfig, with_options
 from spicerack.data.batching import spread_batches
+from spicerack.data.responses import prompt_of
 from spicerack.errors import DataError
 from spicerack.features.options import FeatureConfig, make_feature_config
+from spicerack.features.partners import other_prompts
 from spicerack.features.runner import Runner
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.cost import Cost, count_flops, measure_peak
@@ -201,11 +204,22 @@ class FeaturePass:
         return self._texts(range(shard.start, shard.stop))
 
     def _texts(self, rows: Iterable[int]) -> list[Text]:
-        return [
-            text
-            for row, i in enumerate(rows)
-            for text in self.runner.texts(row, self.pool.sample(i), where=self.pool.where(i))
-        ]
+        return [text for row, i in enumerate(rows) for text in self._texts_of(row, i)]
+
+    def _texts_of(self, row: int, i: int) -> list[Text]:
+        """The texts of row `i` of the pool, told as those of `row`."""
+        others = [self._prompt(j) for j in self._others[i].tolist() if j >= 0] if self._others is not None else []
+        return self.runner.texts(row, self.pool.sample(i), where=self.pool.where(i), others=others)
+
+    def _prompt(self, i: int) -> np.ndarray:
+        return prompt_of(self.labeler.encode(self.pool.sample(i), where=self.pool.where(i)))
+
+    @cached_property
+    def _others(self) -> np.ndarray | None:
+        """Rows whose prompts each response is read behind, (n, mismatches); None where none is."""
+        if "mismatch" not in self.config.features:
+            return None
+        return other_prompts(self.survey.prompt, self.pool.sources, self.config.mismatches)
 
     def sample_rows(self, count: int, tokens_per_batch: int) -> list[tuple[np.ndarray, list[Text]]]:
         """`count` batches of rows, from the shortest to the longest, each with the texts to run for them, to time."""
@@ -233,7 +247,7 @@ class FeaturePass:
     def _flops_per_token(self) -> float:
         """Counted on the texts of one sample of middling length, apart from the work."""
         middle = self.survey.middle()
-        texts = self.runner.texts(0, self.pool.sample(middle), where=self.pool.where(middle))
+        texts = self._texts_of(0, middle)
         if not texts:
             return 0.0
         batches = self.runner.batches(texts, 1)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from spicerack.config import Section, StorageDtype
 from spicerack.errors import ConfigurationError, UnknownNameError
 
-FEATURES = ("counts", "loss", "ifd", "selectit", "embedding", "embedding_weighted", "states")
+FEATURES = ("counts", "loss", "ifd", "mismatch", "selectit", "embedding", "embedding_weighted", "states")
 """What can be computed. `counts`, the numbers of tokens, is there in any case and alone needs no forward pass."""
 
 
@@ -19,6 +19,9 @@ class FeatureConfig(Section):
 
     compute: str = Field(
         "embedding,embedding_weighted,ifd", description=f"names between commas, of {', '.join(FEATURES)}"
+    )
+    mismatches: Annotated[int, Field(ge=1)] = Field(
+        1, description="other prompts that mismatch reads a response behind; each costs a pass over the responses"
     )
     state_rank: Annotated[int, Field(ge=1)] = Field(8, description="singular vectors kept of a sample's states")
     rating_prompts: str | None = Field(

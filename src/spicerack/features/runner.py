@@ -11,7 +11,7 @@ import torch
 
 from spicerack.config import Choice
 from spicerack.data.batching import collate, plan_batches
-from spicerack.data.responses import alone, start_token
+from spicerack.data.responses import alone, behind, prompt_of, start_token
 from spicerack.errors import ConfigurationError
 from spicerack.features.forward import read_batch
 from spicerack.features.options import FeatureConfig
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spicerack.data.labels import Labeler
     from spicerack.models.loading import LoadedModel
 
-KINDS = ("sample", "alone", "rating")
+KINDS = ("sample", "alone", "mismatched", "rating")
 
 
 class Runner:
@@ -72,18 +72,26 @@ class Runner:
             result["state_rank"] = self.config.state_rank
         if "ifd" in self.config.features:
             result["alone_start"] = self._start
+        if "mismatch" in self.config.features:
+            result["mismatches"] = self.config.mismatches
         if self.ratings is not None:
             result |= {"rating_prompts": list(self.ratings.prompts), "rating_spread": SPREAD}
         return result
 
-    def texts(self, row: int, sample: Sample, *, where: str) -> list[Text]:
-        """The texts of a sample: itself, its response alone, and one a rating prompt, as far as they exist."""
+    def texts(self, row: int, sample: Sample, *, where: str, others: Sequence[np.ndarray] = ()) -> list[Text]:
+        """The texts of a sample, as far as they exist.
+
+        Itself, its response alone and behind `others`, which are prompts of other samples, and one a rating prompt.
+        """
         encoded = self.labeler.encode(sample, where=where)
         texts = []
         if self.layout.runs_samples and len(encoded.input_ids):
             texts.append(Text("sample", row, 0, encoded))
         if "ifd" in self.config.features and (response := alone(encoded, self._start)) is not None:
             texts.append(Text("alone", row, 0, response))
+        if others and encoded.trained_tokens and len(prompt_of(encoded)):
+            most = self.labeler.config.max_length
+            texts += [Text("mismatched", row, i, behind(other, encoded, most)) for i, other in enumerate(others)]
         if self.ratings is not None:
             texts += [Text("rating", row, i, rated) for i, rated in enumerate(self.ratings.encode(sample))]
         return texts

@@ -1,7 +1,7 @@
 """The features of one shard, filled batch by batch.
 
-A row stands for several texts: itself, its response alone, and itself under every rating prompt. Texts of a kind are
-batched together; what comes back is put at its row.
+A row stands for several texts: itself, its response alone and behind other prompts, and itself under every rating
+prompt. Texts of a kind are batched together; what comes back is put at its row.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from spicerack.features.forward import Read, Wanted
 from spicerack.features.options import FeatureConfig
 from spicerack.features.ratings import RATINGS, sentence_level, token_level
 
-Kind = Literal["sample", "alone", "rating"]
+Kind = Literal["sample", "alone", "mismatched", "rating"]
 
 COLUMNS = {
     "loss": ("loss_mean", "loss_sum"),
     "ifd": ("loss_mean", "loss_sum", "loss_alone", "ifd"),
+    "mismatch": ("loss_mean", "loss_sum", "loss_mismatched", "mismatch"),
     "selectit": ("selectit", "selectit_cut_tokens"),
     "states": ("states_energy",),
 }
@@ -30,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Text:
-    """One text to run: of which row of the shard, and under which rating prompt."""
+    """One text to run: of which row of the shard, and under which rating prompt or behind which other one."""
 
     kind: Kind
     row: int
@@ -62,7 +63,7 @@ class Layout:
         """What to read off a batch of texts of a kind."""
         if kind == "rating":
             return Wanted(rating_ids=rating_ids)
-        if kind == "alone":
+        if kind in ("alone", "mismatched"):
             return Wanted(losses=True)
         features = self.config.features
         return Wanted(
@@ -90,7 +91,8 @@ class ShardFeatures:
         self.layout = layout
         self.arrays = {name: np.zeros((rows, columns), dtype=np.float32) for name, columns in layout.arrays.items()}
         self._loss_sum, self._first, self._alone, self._energy = (np.full(rows, np.nan) for _ in range(4))
-        self._trained, self._compared, self._cut = (np.zeros(rows, dtype=np.int64) for _ in range(3))
+        self._mismatched = np.zeros(rows)
+        self._trained, self._compared, self._behind, self._cut = (np.zeros(rows, dtype=np.int64) for _ in range(4))
         self._probabilities = np.full((rows, layout.prompts, RATINGS), np.nan)
 
     def take(self, texts: Sequence[Text], read: Read) -> None:
@@ -102,6 +104,9 @@ class ShardFeatures:
             np.maximum.at(self._cut, rows, [text.encoded.cut_tokens for text in texts])
         elif kind == "alone":
             self._alone[rows], self._compared[rows] = read.loss_sum, read.trained
+        elif kind == "mismatched":
+            np.add.at(self._mismatched, rows, read.loss_sum)
+            np.add.at(self._behind, rows, read.trained)
         else:
             self._take_samples(rows, read)
 
@@ -120,18 +125,22 @@ class ShardFeatures:
         """The features that are columns, (rows,) each; NaN where one does not exist.
 
         `ifd` is the mean loss given the instruction over the mean loss alone, of the same tokens: all that are
-        trained, or all but the first where nothing stands before it alone.
+        trained, or all but the first where nothing stands before it alone. `mismatch` is the same over the mean loss
+        behind other prompts, of all that are trained.
         """
         missing = np.isnan(self._alone)
         compared = np.where(missing, np.nan, self._compared)
         given = self._loss_sum if self.layout.has_start else self._loss_sum - self._first
         alone = self._alone / compared
-        ratio = np.divide(given / compared, alone, out=np.full(len(alone), np.nan), where=alone > 0)
+        mean = self._loss_sum / np.maximum(self._trained, 1)
+        mismatched = np.divide(self._mismatched, self._behind, out=np.full(len(mean), np.nan), where=self._behind > 0)
         values = {
-            "loss_mean": self._loss_sum / np.maximum(self._trained, 1),
+            "loss_mean": mean,
             "loss_sum": self._loss_sum,
             "loss_alone": alone,
-            "ifd": ratio,
+            "ifd": _ratio(given / compared, alone),
+            "loss_mismatched": mismatched,
+            "mismatch": _ratio(mean, mismatched),
             "selectit": sentence_level(token_level(self._probabilities)) if self.layout.prompts else compared,
             "states_energy": self._energy,
         }
@@ -141,3 +150,8 @@ class ShardFeatures:
         return result | (
             {"selectit_cut_tokens": self._cut.astype(np.int32)} if "selectit" in self.layout.config.features else {}
         )
+
+
+def _ratio(loss: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """One loss over another, NaN where either does not exist or the other is zero."""
+    return np.divide(loss, other, out=np.full(len(loss), np.nan), where=other > 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spicerack.data.responses import prompt_of
 from spicerack.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,13 +23,14 @@ Progress = Callable[[str, int, int, int], None]
 
 @dataclass(frozen=True)
 class Survey:
-    """What the label rule makes of every row: (n,) arrays."""
+    """What the label rule makes of every row: (n,) arrays; `prompt` is a digest of the prompt, 0 for none."""
 
     tokens: np.ndarray
     trained_tokens: np.ndarray
     cut_tokens: np.ndarray
     missing_end_of_turn: np.ndarray
     largest_id: np.ndarray
+    prompt: np.ndarray
 
     def tokens_of(self, shards: Iterable[Shard]) -> int:
         """Tokens of the rows of some shards."""
@@ -70,11 +73,14 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
         DataError: not one row has a trained token.
     """
     counts = np.zeros((len(pool), 5), dtype=np.int64)
+    prompts = np.zeros(len(pool), dtype=np.uint64)
     for i in range(len(pool)):
         encoded = labeler.encode(pool.sample(i), where=pool.where(i))
         ids = encoded.input_ids
         counts[i, :3] = len(ids), encoded.trained_tokens, encoded.cut_tokens
         counts[i, 3:] = encoded.missing_end_of_turn, ids.max(initial=-1)
+        if len(prompt := prompt_of(encoded)):
+            prompts[i] = int.from_bytes(blake2b(prompt.tobytes(), digest_size=8).digest(), "little") or 1
         if progress and (i % 256 == 255 or i + 1 == len(pool)):
             progress("survey", i + 1, 0, 0)
     if not counts[:, 1].any():
@@ -82,4 +88,4 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
             f"no row of {pool.source.name} has a trained token (format {pool.format}); "
             "expected assistant turns or completions"
         )
-    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool), counts[:, 4])
+    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool), counts[:, 4], prompts)
