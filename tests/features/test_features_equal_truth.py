@@ -112,13 +112,14 @@ def test_without_a_beginning_token_both_losses_leave_out_the_first(tmp_path):
         assert store.column("ifd")[i] == pytest.approx(given / alone, rel=1e-5)
 
 
+def digest(prompt):
+    found = blake2b(np.array(prompt, dtype=np.int32).tobytes(), digest_size=8).digest()
+    return int.from_bytes(found, "little")
+
+
 def test_mismatch_is_the_loss_given_the_instruction_over_the_loss_behind_others(store, model, encoded):
     prompts = [tuple(sample.input_ids[: places(sample)[0]].tolist()) if places(sample) else () for sample in encoded]
-    digests = [blake2b(np.array(prompt, dtype=np.int32).tobytes(), digest_size=8).digest() for prompt in prompts]
-    order = {
-        prompt: int.from_bytes(digest, "little") for prompt, digest in zip(prompts, digests, strict=True) if prompt
-    }
-    circle = sorted(order, key=order.get)
+    circle = sorted({*prompts} - {()}, key=digest)
     for i, sample in enumerate(encoded):
         where = places(sample)
         if not where:

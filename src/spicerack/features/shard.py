@@ -154,4 +154,4 @@ class ShardFeatures:
 
 def _ratio(loss: np.ndarray, other: np.ndarray) -> np.ndarray:
     """One loss over another, NaN where either does not exist or the other is zero."""
-    return np.divide(loss, other, out=np.full(len(loss), np.nan), where=other > 0)
+    return np.asarray(np.divide(loss, other, out=np.full(len(loss), np.nan), where=other > 0))
