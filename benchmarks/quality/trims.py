@@ -1,9 +1,10 @@
 """How many wrong responses a trim leaves: among all rows that stay, and among the picks.
 
-    python benchmarks/quality/trims.py --work runs/quality [--regimes as-is,wrong-40] [--trims 0,0.25,0.5]
+    python benchmarks/quality/trims.py --work runs/quality [--regimes as-is,wrong-40] [--by loss_mean,mismatch]
+        [--trims 0,0.25,0.5] [--name quality_trims]
 
 Reads the stores that benchmarks/quality/run.py made; nothing is trained. AUC: how often a wrong response ranks above a
-right one by its loss, within its cluster of gradients and over the whole pool.
+right one by the column, within its cluster of gradients and over the whole pool.
 """
 
 from __future__ import annotations
@@ -29,49 +30,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of run.py's stores")
     parser.add_argument("--regimes", default="as-is,wrong-40,redundant,imbalanced,long-tailed")
+    parser.add_argument("--by", default="loss_mean", help="columns of the stores or their features")
+    parser.add_argument("--name", default="quality_trims", help="of the files under benchmarks/results")
     parser.add_argument("--trims", default="0,0.15,0.25,0.35,0.5,0.6,0.7")
     parser.add_argument("--budget", type=float, default=0.1)
     given = parser.parse_args()
     trims = [float(value) for value in given.trims.split(",")]
     lines = ["# Wrong responses after a trim", "", machine("numpy", "torch"), ""]
     lines += [
-        f"A share of every cluster of gradients ({TRIM_GROUPS}), its rows of the highest loss, is never picked. In a",
+        f"A share of every cluster of gradients ({TRIM_GROUPS}), its rows of the highest values, is never picked. In a",
         f"cell: wrong among the rows that stay / among the picks, {given.budget:.0%} of the pool by transductive",
         "information on unit rows.",
         "",
     ]
-    lines += header(["pool", "AUC in clusters", "AUC over all", *(f"trim {trim:g}" for trim in trims)])
-    raw = {}
+    lines += header(["pool", "by", "AUC in clusters", "AUC over all", *(f"trim {trim:g}" for trim in trims)])
+    raw: dict[str, dict[str, object]] = {}
     for regime in given.regimes.split(","):
         rows = (given.work / regime / "pool.jsonl").read_text("utf-8").splitlines()
         wrong = np.array([bool(json.loads(row)["noise"]) for row in rows])
         store = GradientStore.open(given.work / regime / "compare" / "gradients")
-        found = [shares(store, wrong, trim, round(given.budget * len(rows))) for trim in trims]
-        within, overall = quality_of_loss(store, wrong)
-        raw[regime] = {"auc": [within, overall], "trims": dict(zip(given.trims.split(","), found, strict=True))}
-        cells = [f"{kept:.1%} / {picked:.1%}" for kept, picked in found]
-        lines.append(f"| {regime} | {within:.2f} | {overall:.2f} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    keep("quality_trims", lines, raw)
+        for by in given.by.split(","):
+            found = [shares(store, wrong, trim, by, round(given.budget * len(rows))) for trim in trims]
+            within, overall = quality_of(store, by, wrong)
+            trimmed = dict(zip(given.trims.split(","), found, strict=True))
+            raw.setdefault(regime, {})[by] = {"auc": [within, overall], "trims": trimmed}
+            cells = [f"{kept:.1%} / {picked:.1%}" for kept, picked in found]
+            lines.append(f"| {regime} | {by} | {within:.2f} | {overall:.2f} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    keep(given.name, lines, raw)
 
 
-def shares(store: GradientStore, wrong: np.ndarray, trim: float, count: int) -> tuple[float, float]:
+def shares(store: GradientStore, wrong: np.ndarray, trim: float, by: str, count: int) -> tuple[float, float]:
     """Of wrong responses, among the rows that a trim leaves and among those picked."""
-    left = select(store, "random", int(len(wrong) * (1.0 - trim)), trim=trim)
+    trimming = {"trim": trim, "trim_by": by} if trim else {}
+    left = select(store, "random", int(len(wrong) * (1.0 - trim)), **trimming)
     options = {"objective": "transductive", "rows": "unit", "certify": False, "compare_penalty": False}
-    picks = select(store, "spice", count, trim=trim, **options)
+    picks = select(store, "spice", count, **trimming, **options)
     return float(wrong[left.indices].mean()), float(wrong[picks.indices].mean())
 
 
-def quality_of_loss(store: GradientStore, wrong: np.ndarray) -> tuple[float, float]:
-    """AUC of the loss as a sign of a wrong response: of its rank in its cluster, and of itself."""
-    loss = store.column("loss_mean")
+def quality_of(store: GradientStore, by: str, wrong: np.ndarray) -> tuple[float, float]:
+    """AUC of a column as a sign of a wrong response: of its rank in its cluster, and of itself."""
+    values = store.column(by)
     names = np.array([str(name) for name in read_groups(Rows(store), TRIM_GROUPS)])
-    rank = np.empty(len(loss))
+    rank = np.empty(len(values))
     for name in np.unique(names):
         members = np.flatnonzero(names == name)
-        rank[members] = (loss[members].argsort().argsort() + 0.5) / members.size
-    return auc(rank, wrong), auc(loss, wrong)
+        rank[members] = (values[members].argsort().argsort() + 0.5) / members.size
+    return auc(rank, wrong), auc(values, wrong)
 
 
 def auc(score: np.ndarray, positive: np.ndarray) -> float:

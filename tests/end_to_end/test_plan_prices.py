@@ -28,6 +28,7 @@ def configuration(sections):
         ("ifd", {}, ["forward pass: ifd"]),
         ("ifd", {"trim": 0.1}, ["gradient pass", "forward pass: ifd"]),
         ("random", {"trim": 0.1, "trim_by": "ifd"}, ["gradient pass", "forward pass: ifd"]),
+        ("random", {"trim": 0.1, "trim_by": "mismatch"}, ["gradient pass", "forward pass: mismatch"]),
         ("ifd", {"quotas": "proportional", "groups": "clusters:2"}, ["gradient pass", "forward pass: ifd"]),
         ("dpp", {"quality": "ifd"}, ["gradient pass", "forward pass: ifd"]),
         ("k_center", {"rows_from": "embeddings"}, ["forward pass: embedding"]),

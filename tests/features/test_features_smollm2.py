@@ -38,3 +38,20 @@ def test_features_of_a_real_model_make_sense(tmp_path):
     assert np.argsort(-(rows @ rows[0]))[1] == 1  # the other capital
     one = spicerack.collect_features(pool[:1], output_dir=tmp_path / "t", **model, compute="embedding_weighted")
     assert spicerack.select(store, "rds", 2, one).indices.tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_response_of_another_instruction_stands_out_by_mismatch(tmp_path):
+    countries = ["France", "Italy", "Spain", "Japan", "Egypt", "Cuba"]
+    cities = ["Paris", "Rome", "Madrid", "Tokyo", "Cairo", "Havana"]
+    cities[0], cities[3] = cities[3], cities[0]
+    pool = [
+        {"instruction": f"What is the capital of {country}?", "response": f"The capital of this country is {city}."}
+        for country, city in zip(countries, cities, strict=True)
+    ]
+    loaded = load_model(demo.model_file(), ModelConfig(dtype="float32", device="cpu"))
+    model = {"model": loaded.model, "tokenizer": loaded.tokenizer}
+    store = spicerack.collect_features(pool, output_dir=tmp_path / "s", **model, compute="mismatch", mismatches=3)
+    found = store.column("mismatch")
+    assert set(np.argsort(-found)[:2].tolist()) == {0, 3}
+    assert (np.delete(found, [0, 3]) < 0.9).all()
