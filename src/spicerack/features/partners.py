@@ -22,11 +22,16 @@ def other_prompts(prompts: npt.NDArray[np.uint64], sources: Sequence[str | None]
     Returns:
         (n, count) row numbers, of equal prompts the first row's; -1 where a source has no more.
     """
+    _, labels = np.unique(np.array([str(source) for source in sources], dtype=object), return_inverse=True)
+    rows = np.flatnonzero(prompts != 0)
+    rows = rows[np.lexsort((rows, prompts[rows], labels[rows]))]
+    new = np.ones(len(rows), dtype=bool)  # where a prompt of a source is met for the first time
+    new[1:] = (np.diff(labels[rows]) != 0) | (prompts[rows][1:] != prompts[rows][:-1])
+    first = rows[new]
+    _, begins, sizes = np.unique(labels[first], return_index=True, return_counts=True)
+    circle = np.repeat(np.arange(len(sizes)), sizes)[np.cumsum(new) - 1]
+    place, begin, size = np.cumsum(new) - 1 - begins[circle], begins[circle], sizes[circle]
     found = np.full((len(prompts), count), -1, dtype=np.int64)
-    names = np.array([str(source) for source in sources], dtype=object)
-    for name in np.unique(names):
-        members = np.flatnonzero((names == name) & (prompts != 0))
-        distinct, first, place = np.unique(prompts[members], return_index=True, return_inverse=True)
-        for step in range(1, min(count, len(distinct) - 1) + 1):
-            found[members, step - 1] = members[first[(place + step) % len(distinct)]]
+    for step in range(1, count + 1):
+        found[rows, step - 1] = np.where(step < size, first[begin + (place + step) % size], -1)
     return found
