@@ -142,19 +142,19 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         "",
         "Held-out loss: mean over capabilities, in nats; 95 % intervals over seeds and held-out rows.",
         "",
-        *NOTES.read_text(encoding="utf-8").splitlines(),
+        *options.notes.read_text(encoding="utf-8").splitlines(),
         "",
     ]
     options.results.mkdir(parents=True, exist_ok=True)
     text = "\n".join(summary(slim, heading)) + "\n"
-    (options.results / "quality.md").write_text(text, encoding="utf-8")
-    (options.results / "quality.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
+    (options.results / f"{options.name}.md").write_text(text, encoding="utf-8")
+    (options.results / f"{options.name}.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
     print(text, flush=True)
 
 
 def earlier(options: argparse.Namespace, all_results: dict[str, Any]) -> dict[str, Any]:
     """Regimes of the kept result that were not asked for. They must have been trained and measured alike."""
-    file = options.results / "quality.json"
+    file = options.results / f"{options.name}.json"
     asked = set(options.regimes.split(","))
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found = {regime: results for regime, results in found.items() if regime not in asked}
@@ -163,7 +163,7 @@ def earlier(options: argparse.Namespace, all_results: dict[str, Any]) -> dict[st
         for new in all_results.values():
             differs = [key for key in alike if results["settings"][key] != new["settings"][key]]
             if differs:
-                raise SystemExit(f"{file}: {regime} was made with another {', '.join(differs)}; give another --results")
+                raise SystemExit(f"{file}: {regime} was made with another {', '.join(differs)}; give another --name")
     return found
 
 
@@ -171,7 +171,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pool.jsonl, test.jsonl, target.jsonl")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="stores and cells")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of quality.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--name", default="quality", help="of the result's files")
+    parser.add_argument("--notes", type=Path, default=NOTES, help="what was seen, put above the tables")
     parser.add_argument("--model", required=True, help="hub id, folder or GGUF file")
     parser.add_argument("--regimes", default=",".join(REGIMES), help="between commas")
     parser.add_argument(
