@@ -1,6 +1,7 @@
 """The walk over candidate pools: SPICE's schedule (arXiv 2601.23155), on a fixed matrix of rows.
 
-The eligible rows, shuffled, are cut into pools; each is searched by the same greedy, its state starting afresh.
+The eligible rows that are not forced in, shuffled, are cut into pools; each is searched by the same greedy, its state
+starting afresh.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def walk_pools(
     Raises:
         ConfigurationError: the pools give less than the budget asks for; says which `pool_picks` would do.
     """
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(np.flatnonzero(eligible))
+    candidates = eligible.copy()
+    candidates[list(room.forced)] = False
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(np.flatnonzero(candidates))
     pools = [np.sort(order[start : start + pool_size]) for start in range(0, order.size, pool_size)]
     check_reach(room, pool_size, pool_picks)
     picked, traces = [], []
@@ -130,7 +133,7 @@ def check_reach(room: Room, pool_size: int, pool_picks: int) -> None:
     if room.count is None:
         return
     wanted = room.count - len(room.forced)
-    whole, rest = divmod(room.eligible, pool_size)
+    whole, rest = divmod(room.eligible - len(room.forced), pool_size)
 
     def reach_of(picks: int) -> int:
         return whole * min(picks, pool_size) + min(picks, rest)
