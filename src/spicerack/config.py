@@ -143,7 +143,7 @@ class SelectionConfig(BaseModel):
         0.0, description="share of each group that is never picked, its rows of the highest loss, or trim_by"
     )
     trim_by: str | None = Field(
-        None, description="the column whose highest values a trim takes, as in ifd; default: loss_mean"
+        None, description="the column whose highest values a trim takes, as in mismatch or ifd; default: loss_mean"
     )
     trim_groups: str | None = Field(
         None, description="trim's groups: a column of the store, or clusters of gradients; default: clusters:12"

@@ -91,7 +91,7 @@ def select(
         include: rows that are picked first whatever their score, as numbers or sample ids.
         exclude: rows that are never picked, as numbers or sample ids.
         trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
-        trim_by: another column of numbers whose highest values are trimmed, as in `ifd`; rows without one stay.
+        trim_by: another column of numbers whose highest values are trimmed, as in `mismatch`; rows without one stay.
         trim_groups: as groups, for trim; default "clusters:12".
         method_options: the method's own options.
 
