@@ -8,7 +8,7 @@ from trl import SFTTrainer
 from spicerack.gradients import head
 from spicerack.models.loading import LoadedModel
 from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
-from spicerack.training import labeled_loss
+from spicerack.training import labeled_loss, loss_sum
 from spicerack.training.options import TrainConfig
 from spicerack.training.samples import LabeledRows
 from spicerack.training.trainer import add_adapters, make_trainer, pad_rows, quiet_libraries
@@ -76,6 +76,35 @@ def test_a_whole_training_ends_at_the_same_weights(data, options, tmp_path, monk
     np.testing.assert_allclose(our_losses, trl_losses, rtol=1e-4)
     for name, weight in trl.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_rows_of_similar_length_go_through_the_model_together(data, monkeypatch):
+    monkeypatch.setattr(loss_sum, "PART_TOKENS", 32)
+    parts = loss_sum.of_similar_length(batch_of(data))
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(4, 7), (2, 9), (1, 12)]
+    members = [(0, 5, 2, 6), (4, 1), (3,)]
+    for part, rows in zip(parts, members, strict=True):
+        expected = pad_rows([{"input_ids": data.samples[i].input_ids, "labels": data.samples[i].labels} for i in rows])
+        assert all(torch.equal(part[name], expected[name]) for name in expected)
+
+
+def test_only_a_cpu_has_no_width_to_spare(data):
+    inputs = {name: tensor.to("meta") for name, tensor in batch_of(data).items()}
+    assert loss_sum.of_similar_length(inputs) == [inputs]
+
+
+@pytest.mark.parametrize("options", [LORA, WHOLE], ids=["lora", "whole"])
+def test_parts_of_a_batch_have_its_loss_and_gradients(data, options, tmp_path, monkeypatch):
+    found = []
+    for tokens in (10_000, 32):
+        monkeypatch.setattr(loss_sum, "PART_TOKENS", tokens)
+        trainer, model = make(data, options, tmp_path, labeled_loss.LabeledTrainer, monkeypatch)
+        assert (len(loss_sum.of_similar_length(batch_of(data))) > 1) == (tokens == 32)
+        found.append(loss_and_gradients(trainer, model, data, 50))
+    (loss, gradients), (in_parts, their_gradients) = found
+    torch.testing.assert_close(in_parts, loss, rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(their_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_batch_without_labels_gives_a_zero_that_can_be_differentiated(data):
