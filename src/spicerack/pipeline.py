@@ -111,6 +111,7 @@ def select_from_store(
     from spicerack.data.records import load_pool
     from spicerack.errors import DataError
     from spicerack.export.rows import write_selection
+    from spicerack.gradients.description import is_store_of
     from spicerack.gradients.targets import stores_of, target_groups
     from spicerack.selectors import select
     from spicerack.store.reader import GradientStore
@@ -119,14 +120,11 @@ def select_from_store(
     targets = check_selection(config)
     goal = stores_of(targets, opened, method_needs(config).read_arrays) if targets else None
     rows = load_pool(pool, config.data) if pool is not None else None
-    if rows is not None:
-        made_from, content = str(opened.settings.get("pool", "")), f"(content {rows.fingerprint()[:16]})"
-        same = content in made_from or "(content " not in made_from
-        if list(rows.ids) != opened.column("id").tolist() or not same:
-            raise DataError(
-                f"{rows.source.name} is not the pool that {store} was made from: {len(rows)} rows against {opened.n}, "
-                "other ids, or other content; name the pool given to `gradients`, unchanged"
-            )
+    if rows is not None and not is_store_of(opened, rows):
+        raise DataError(
+            f"{rows.source.name} is not the pool that {store} was made from: {len(rows)} rows against {opened.n}, "
+            "other ids, or other content; name the pool given to `gradients`, unchanged"
+        )
     prepare_output(output_dir)
     selection = select(opened, target=goal, target_groups=target_groups(targets), **select_options(config))
     files = write_selection(

@@ -82,15 +82,17 @@ class Preparation:
     def gradients(self, pool: Pool, folder: Path, selections: Sequence[RunConfig | None] = ()) -> GradientStore:
         """The finished store in `folder`, else the pass that makes it, once its rows can serve `selections`."""
         from spicerack.gradients.collect import GradientPass
+        from spicerack.gradients.description import is_store_of
         from spicerack.selecting import check_rows
 
         manifest = read_manifest(folder)
         if manifest is not None and ("checkpoints" in manifest or manifest["complete"]):
             opened = GradientStore.open(folder)
-            if opened.column("id").tolist() != list(pool.ids):
+            if not is_store_of(opened, pool):
                 raise DataError(
                     f"{folder} is a gradient store of other rows than {pool.source.name}: {opened.n} there, "
-                    f"{len(pool)} here, or other ids; name the pool that it was made from"
+                    f"{len(pool)} here, other ids, or other content; name the file that it was made from, or give the "
+                    "comparison another output folder"
                 )
             return opened
         gradient_pass: GradientPass | CheckpointPasses

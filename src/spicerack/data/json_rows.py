@@ -152,6 +152,10 @@ def table_of(rows: Sequence[dict[str, Any]], name: str) -> pa.Table:
             arrays[column] = pa.array([row.get(column) for row in rows])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise DataError(f"column {column!r} of {name} mixes types: {str(error).splitlines()[0]}") from error
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"column {column!r} of {name} has half of a surrogate pair, which is no character and fits no table"
+            ) from error
     return pa.table(arrays)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from spicerack.config import LabelConfig
 from spicerack.data.formats import Chat, Completion, Sample, Tokenized
 from spicerack.data.turns import ConversationRenderer, end_of_turn_tokens
+from spicerack.data.unicode import writable
 from spicerack.errors import DataError, FormatError
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class Labeler:
             ids, labels = self._chat(sample if self.config.completion_only_loss else replace(sample, context=0), where)
         elif isinstance(sample, Completion):
             start = len(sample.prompt) if self.config.completion_only_loss else 0
-            ids, labels = self._ended(_writable(sample.prompt + sample.completion, where), start)
+            ids, labels = self._ended(writable(sample.prompt + sample.completion, where), start)
         else:
-            ids, labels = self._ended(_writable(sample.text, where), 0)
+            ids, labels = self._ended(writable(sample.text, where), 0)
         kept = slice(self.config.max_length)
         cut = max(0, len(ids) - self.config.max_length)
         return Encoded(ids[kept], labels[kept], cut, not self._ends_a_turn(ids[kept], labels[kept]))
@@ -133,11 +134,11 @@ class Labeler:
         except Exception as error:  # templates raise what they like
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FormatError(f"{where}: the chat template refuses the conversation: {reason}") from error
-        _writable(text, where)
+        writable(text, where)
         if not self.config.assistant_only_loss:
             spans = [(0, len(text))]
         elif self._renderer.marks_generation(chat.tools):
-            return self._by_markers(chat)
+            return self._by_markers(chat, text, where)
         else:
             spans = self._spans(chat, text, where)
         return self._tokens(text, spans, special=False)
@@ -150,7 +151,18 @@ class Labeler:
         keep_suffix = self.config.train_on_turn_suffix
         return [(t.start, t.stop if keep_suffix or t.end_of_turn is None else t.end_of_turn) for t in turns]
 
-    def _by_markers(self, chat: Chat) -> tuple[np.ndarray, np.ndarray]:
+    def _begins(self, chat: Chat, text: str, where: str) -> int:
+        """The character at which loss may begin: that of the last turn, or of the first one behind the context."""
+        assert self._renderer is not None
+        replies = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if self.config.turns == "last":
+            replies = replies[-1:]
+        elif not any(i < chat.context for i in replies):
+            return 0
+        replies = [i for i in replies if i >= chat.context]
+        return self._renderer.start(chat, text, replies[0], where) if replies else len(text)
+
+    def _by_markers(self, chat: Chat, text: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Let the template's own `{% generation %}` markers decide, as TRL does."""
         assert self.tokenizer is not None
         assert self._renderer is not None
@@ -164,12 +176,8 @@ class Labeler:
         )
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         mask = np.asarray(encoded["assistant_masks"], dtype=bool)
-        starts = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0) == 1)
-        if self.config.turns == "last":
-            starts = starts[-1:]
-        else:
-            starts = starts[sum(message["role"] == "assistant" for message in chat.messages[: chat.context]) :]
-        mask[: starts[0] if len(starts) else len(mask)] = False
+        behind = self._tokens(text, [(self._begins(chat, text, where), len(text))], special=False)[1] != IGNORED
+        mask &= behind
         return ids, np.where(mask, ids, IGNORED).astype(np.int32)
 
     def _ended(self, text: str, start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -210,22 +218,6 @@ class Labeler:
             ids += piece
             labels += piece if inside else [IGNORED] * len(piece)
         return np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
-
-
-def _writable(text: str, where: str) -> str:
-    """The text, if it is Unicode: JSON lets half of an emoji pass, and no tokenizer reads that.
-
-    Raises:
-        DataError: it has a lone surrogate.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = ascii(text[error.start])
-        raise DataError(
-            f"{where}: {found} is half of a surrogate pair, not a character; mend or drop the row"
-        ) from error
-    return text
 
 
 def _read_template(template: str | None) -> str | None:

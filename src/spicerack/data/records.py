@@ -13,6 +13,7 @@ from spicerack.data.fields import without_nulls
 from spicerack.data.formats import Detection, Sample, convert_row, detect_format, get_format
 from spicerack.data.json_rows import canonical_json
 from spicerack.data.sources import Source, open_source
+from spicerack.data.unicode import writable
 from spicerack.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ def load_pool(pool: str | Path | list[dict[str, Any]] | datasets.Dataset, config
     else:
         detection = Detection(get_format(config.format).name, "as stated")
     ids, id_choice = _ids(source, config.id_column)
-    return Pool(source, detection, ids, _sources(source, config.source_column), id_choice)
+    sources = _sources(source, config.source_column)
+    for i, names in enumerate(zip(ids, sources, strict=True)):
+        for name in names:
+            writable(name, source.where(i))
+    return Pool(source, detection, ids, sources, id_choice)
 
 
 def count_duplicates(pool: Pool) -> int:

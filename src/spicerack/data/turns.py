@@ -76,7 +76,7 @@ class ConversationRenderer:
         return [self._turn(chat, text, i, where) for i in places if i >= chat.context]
 
     def _turn(self, chat: Chat, text: str, i: int, where: str) -> Turn:
-        start = self._start(chat, text, i, where)
+        start = self.start(chat, text, i, where)
         upto = self._render_or_none(chat.messages[: i + 1], chat.tools)
         if upto is not None and text.startswith(upto):
             return Turn(start, len(upto), self._end(text, start, len(upto)))
@@ -89,7 +89,12 @@ class ConversationRenderer:
         stop = len(text) if end is None else end + len(text[end:]) - len(text[end:].lstrip())
         return Turn(start, stop, end)
 
-    def _start(self, chat: Chat, text: str, i: int, where: str) -> int:
+    def start(self, chat: Chat, text: str, i: int, where: str) -> int:
+        """The character of the rendered text at which message `i`, an assistant's, begins.
+
+        Raises:
+            DataError: it cannot be found.
+        """
         before = self._render_or_none(chat.messages[:i], chat.tools)
         prompted = self._render_or_none(chat.messages[:i], chat.tools, prompt=True)
         if prompted is not None and prompted != before and text.startswith(prompted):

@@ -110,7 +110,15 @@ def _write_jsonl(file: IO[bytes], pool: Pool, indices: np.ndarray, own: dict[str
     for rank, i in enumerate(indices.tolist()):
         row = {key: value for key, value in pool.source[i].items() if not str(key).startswith(PREFIX)}
         row |= {name: values[rank] for name, values in own.items()}
-        file.write((json.dumps(row, ensure_ascii=False, default=_jsonable) + "\n").encode())
+        file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """JSON as it is read; half of a surrogate pair, which is no character, stays the escape that it came as."""
+    try:
+        return (json.dumps(row, ensure_ascii=False, default=_jsonable) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(row, default=_jsonable) + "\n").encode()
 
 
 def _with_columns(table: pa.Table, own: dict[str, list[Any]]) -> pa.Table:

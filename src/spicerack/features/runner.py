@@ -19,6 +19,7 @@ from spicerack.features.ratings import SPREAD, RatingTexts, read_prompts
 from spicerack.features.shard import Layout, ShardFeatures, Text
 from spicerack.gradients.head import Head
 from spicerack.gradients.meter import is_out_of_memory, release
+from spicerack.models.modes import evaluating
 
 if TYPE_CHECKING:
     from spicerack.data.formats import Sample
@@ -113,7 +114,8 @@ class Runner:
         try:
             batch = collate([text.encoded for text in texts]).to(self.loaded.device)
             wanted = self.layout.wanted(texts[0].kind, self.ratings.rating_ids if self.ratings else None)
-            results.take(texts, read_batch(self.head, batch, wanted))
+            with evaluating(self.loaded.model):
+                results.take(texts, read_batch(self.head, batch, wanted))
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -13,6 +13,7 @@ at a time, and let go.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from spicerack.errors import ModelError
 from spicerack.gradients.experts import by_sample, replace_forward
 from spicerack.gradients.head import Head
+from spicerack.gradients.lookup import every_sample, lookup_gradient, summed_rows
 from spicerack.gradients.positions import Positions
 from spicerack.gradients.projection import Block, Projection
+from spicerack.models.modes import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +81,7 @@ class GradientCapture:
         self._positions: Positions | None = None
         self._projected_input: tuple[Any, str, Tensor] | None = None
         self._partial: dict[int, Tensor] = {}
+        self._calls: Counter[int] = Counter()
         self._handles: list[Any] = []
         self._restore: list[Callable[[], None]] = []
         if moments is not None and any(block.parameter.experts > 1 for block in projection.blocks):
@@ -103,9 +107,10 @@ class GradientCapture:
         return len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module
 
     def __enter__(self) -> GradientCapture:
-        self._training = self.model.training
+        self._mode = evaluating(self.model)
+        self._mode.__enter__()
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.eval().requires_grad_(False)
+        self.model.requires_grad_(False)
         experts: dict[str, dict[str, Block]] = {}
         for index, block in enumerate(self.projection.blocks):
             for use in block.parameter.uses:
@@ -128,7 +133,7 @@ class GradientCapture:
         for restore in self._restore:
             restore()
         self.forget()
-        self.model.train(self._training)
+        self._mode.__exit__(None, None, None)
         for parameter in self._trainable:
             parameter.requires_grad_(True)
 
@@ -145,6 +150,7 @@ class GradientCapture:
         """Let go of the batch's graph: its hooks hold this object, so while this holds it, neither ever dies."""
         self._projected_input = None
         self._partial.clear()
+        self._calls.clear()
 
     def at_positions(self, positions: Positions) -> None:
         """The head is about to be run on these positions."""
@@ -166,6 +172,7 @@ class GradientCapture:
         self, index: int, block: Block, module: nn.Module, inputs: Tensor, output: Tensor
     ) -> Tensor | None:
         """Keep the projected input; when the output's gradient arrives, project it and multiply."""
+        self._calls[index] += 1
         kept = self._shared_input(block, inputs)
         full = inputs.detach() if self._forms_whole else None
 
@@ -186,20 +193,24 @@ class GradientCapture:
 
         As (vocabulary, h), `P_o^T gradient P_i` is the looked-up rows of `P_o` against the projected gradient.
         """
+        assert self._positions is not None
+        inputs, output = every_sample(inputs, output, self._positions, block.parameter.name)
 
         def one_hot(like: Tensor) -> Tensor:
             return torch.nn.functional.one_hot(inputs, block.parameter.out_features).to(like.dtype)
 
         def on_gradient(gradient: Tensor) -> None:
+            gradient = lookup_gradient(module, inputs, gradient)
             in_side, out_side = self.projection.in_side(block), self.projection.out_side(block)
             left = one_hot(gradient) if out_side is None else out_side[inputs]
             self._add(block, self._padded(left), self._padded(_times(gradient, in_side)))
             if self._forms_whole:
                 vocabulary = block.parameter.out_features
                 index_of, full = self._padded(inputs[..., None])[..., 0], self._padded(gradient)
-                self._add_whole(index, block, lambda rows: _summed_rows(index_of[rows], full[rows], vocabulary))
+                self._add_whole(index, block, lambda rows: summed_rows(index_of[rows], full[rows], vocabulary))
 
-        return self._watch(output, on_gradient)
+        started = self._watch(output, on_gradient)
+        return output if started is None else started
 
     def _watch_expert(self, block: Block, expert: int, token: Tensor, inputs: Tensor, output: Tensor) -> Tensor:
         """One expert's product on the tokens (r,) that were routed to it; its gradient is told apart by sample."""
@@ -231,7 +242,7 @@ class GradientCapture:
         """Await the gradient of a module's output; where there is no graph yet, start one at that output."""
         started = None if output.requires_grad else output.detach().requires_grad_(True)
         (output if started is None else started).register_hook(on_gradient)
-        return started
+        return None if started is None else started.clone()  # a leaf must not be written to, as Falcon does
 
     def _shared_input(self, block: Block, inputs: Tensor) -> Tensor:
         """`A P_i`, computed once for consecutive modules that are given the same tensor (q, k, v; gate, up)."""
@@ -275,7 +286,7 @@ class GradientCapture:
         """Form full gradients, some samples at a time; those that come in parts are summed until the batch ends."""
         assert self._positions is not None
         samples = self._positions.shape[0]
-        if self._comes_in_parts(block):
+        if self._comes_in_parts(block) or self._calls[index] > 1:
             product = form(slice(0, samples))
             self._partial[index] = self._partial[index].add_(product) if index in self._partial else product
             return
@@ -299,14 +310,6 @@ def _times(rows: Tensor, side: Tensor | None) -> Tensor:
 def _outer(left: Tensor, right: Tensor) -> Tensor:
     """`left^T right` of every sample, (b, t, o) and (b, t, i) to (b, o, i), in float32."""
     return torch.bmm(left.transpose(1, 2).float(), right.float())
-
-
-def _summed_rows(index: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Rows (b, t, i) summed at their index (b, t) < count: (b, count, i), in float32."""
-    samples, width = len(rows), rows.shape[-1]
-    place = index + torch.arange(samples, device=index.device)[:, None] * count
-    summed = torch.zeros(samples * count, width, device=rows.device)
-    return summed.index_add_(0, place.flatten(), rows.flatten(0, 1).float()).view(samples, count, width)
 
 
 def _runs(samples: int, elements: int) -> Iterator[slice]:

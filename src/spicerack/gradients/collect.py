@@ -78,6 +78,7 @@ class GradientPass:
             ConfigurationError: `adam_rows` without an optimizer's state, or `packing` with a model that it leaks in.
         """
         from spicerack.gradients.leaks import choose_packing, why_masked
+        from spicerack.gradients.reached import check_reached
         from spicerack.models.limits import check_fits
         from spicerack.models.parameters import tracked_parameters
 
@@ -95,6 +96,8 @@ class GradientPass:
                 f"parameters={config.parameters} tracks {len(self.parameters)} weights at one checkpoint and "
                 f"{len(plan.parameters)} others at another; checkpoints of one training have the same"
             )
+        if plan is None:
+            check_reached(loaded.model, self.parameters)
         self.projection = plan.projection if plan else self._lay_out()
         self.batch_size: BatchSize | None = None  # of `run`
         self.optimizer, self.moments = self._read_moments()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spicerack.data.records import Pool
     from spicerack.gradients.collect import GradientPass
     from spicerack.models.loading import LoadedModel
+    from spicerack.store.reader import GradientStore
 
 GRADIENT_VERSION = 2  # raised when the same settings would give other numbers
 
@@ -29,6 +30,12 @@ def common_settings(pool: Pool, labeler: Labeler, loaded: LoadedModel) -> dict[s
         "format": pool.format,
         "rows": len(pool),
     }
+
+
+def is_store_of(store: GradientStore, pool: Pool) -> bool:
+    """Whether a store was made from these rows: the same ids, and the same content where it is recorded."""
+    made_from, content = str(store.settings.get("pool", "")), f"(content {pool.fingerprint()[:16]})"
+    return list(pool.ids) == store.column("id").tolist() and (content in made_from or "(content " not in made_from)
 
 
 def settings_of(planned: GradientPass, tokens_per_batch: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from spicerack.errors import ConfigurationError
 from spicerack.gradients.head import Head, has_flash_attention
 from spicerack.gradients.meter import is_out_of_memory
 from spicerack.gradients.packing import packed_row
+from spicerack.models.modes import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,17 +93,13 @@ def why_masked(model: PreTrainedModel) -> str | None:
 
 
 def _try_out(head: Head, attempt: Callable[[Head], str | None]) -> str | None:
-    training = [module for module in head.model.modules() if module.training]
-    head.model.eval()
     try:
-        return attempt(head)
+        with evaluating(head.model):
+            return attempt(head)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
         return f"the try failed with {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _apart_in_one_row(head: Head) -> str | None:

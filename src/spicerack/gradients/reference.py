@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spicerack.gradients.loss import Reduction
+from spicerack.models.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +37,13 @@ def reference_gradients(
         raise ValueError("a sample without trained tokens has no gradient")
     weights = [model.get_parameter(parameter.name) for parameter in parameters]
     before = [weight.requires_grad for weight in weights]
-    training = model.training
-    model.eval()
     for weight in weights:
         weight.requires_grad_(True)
     try:
-        loss = sample_loss(model, sample, reduction=reduction)
-        gradients = torch.autograd.grad(loss, weights)
+        with evaluating(model):
+            loss = sample_loss(model, sample, reduction=reduction)
+            gradients = torch.autograd.grad(loss, weights)
     finally:
-        model.train(training)
         for weight, flag in zip(weights, before, strict=True):
             weight.requires_grad_(flag)
     return {p.name: g.mT if p.transposed else g for p, g in zip(parameters, gradients, strict=True)}

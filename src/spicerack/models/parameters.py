@@ -1,8 +1,8 @@
 """Which parameters are tracked: the weights whose per-sample gradients are taken.
 
-Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules, and the fused weights of a
-mixture-of-experts block, (experts, out, in) in one tensor. One weight may be used by several
-modules (a head tied to the embedding): then its gradient is the sum over its uses, as autograd has it.
+Trackable are the weights of `Linear`, GPT-2's `Conv1D` and `Embedding` modules (those that look up rows), and the fused
+weights of a mixture-of-experts block, (experts, out, in) in one tensor. One weight may be used by several modules (a
+head tied to the embedding): then its gradient is the sum over its uses, as autograd has it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,20 @@ def tracked_parameters(model: PreTrainedModel, which: str) -> tuple[TrackedParam
         names = _in_blocks(model, trackable, which)
     else:
         names = _matching(trackable, which)
+    _refuse_wrapped(model, names)
     return tuple(trackable[name] for name in names)
+
+
+def _refuse_wrapped(model: PreTrainedModel, names: list[str]) -> None:
+    """Adapters on a parameter change it in the model's forward: no module runs with them."""
+    wrapped = [name for name, module in model.named_modules() if type(module).__name__ == "ParamWrapper"]
+    for name in names:
+        if any(name.startswith(f"{prefix}.") for prefix in wrapped):
+            raise ModelError(
+                f"{name} belongs to an adapter on a parameter (target_parameters of peft), whose gradients cannot be "
+                "taken; leave it out with a regular expression as parameters (q_proj.*lora_), or put the adapters on "
+                "modules (target_modules)"
+            )
 
 
 def _trackable(model: PreTrainedModel) -> dict[str, TrackedParameter]:
@@ -129,7 +142,19 @@ def _kind(module: nn.Module) -> Kind | None:
         return "linear"
     if isinstance(module, Conv1D):
         return "conv1d"
-    return "embedding" if isinstance(module, nn.Embedding) else None
+    return "embedding" if _is_lookup(module) else None
+
+
+def _is_lookup(module: nn.Module) -> bool:
+    """Whether a module's output is rows of its weight, as they are or times its `embed_scale`.
+
+    Some embeddings are given something else than the rows to look up (OPT's positions: the attention mask).
+    """
+    from torch import nn
+
+    if not isinstance(module, nn.Embedding):
+        return False
+    return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
 
 
 def _in_blocks(model: PreTrainedModel, trackable: dict[str, TrackedParameter], which: str) -> list[str]:

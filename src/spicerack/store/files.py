@@ -30,10 +30,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise output_error(path, error) from error
+        if isinstance(error, OSError):
+            raise output_error(path, error) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

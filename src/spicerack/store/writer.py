@@ -167,12 +167,17 @@ class StoreWriter:
 
 
 def _unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows at unit length, their float32 norms, and which are finite; a row that is not is zeros of norm 0."""
+    """Rows at unit length, their float32 norms, and which are finite; a row that is not is zeros of norm 0.
+
+    In float64: the inverse of the smallest norms is past float32.
+    """
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     finite = np.isfinite(norms) & (norms <= np.finfo(np.float32).max)
-    norms = np.where(finite, norms, 0.0).astype(np.float32)
-    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    return np.where(finite[:, None], rows, 0) * scale[:, None], norms, finite
+    norms = np.where(finite, norms, 0.0)
+    held = norms.astype(np.float32)
+    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=held > 0)
+    unit = np.where(finite[:, None], rows, 0) * scale[:, None]
+    return unit.astype(np.float32), held, finite
 
 
 def _new_manifest(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spicerack.errors import DataError, ModelError
+from spicerack.models.modes import evaluating
 from spicerack.store.files import write_atomically, write_json
 from spicerack.training.answers import greedy_answers, normalize, question_of, reference_text
 from spicerack.training.bootstrap import Interval, mean_interval, mean_of_means_interval
@@ -125,9 +126,7 @@ def evaluate(
     if options.harness_tasks:
         require_harness()  # before the work, not after it
     data.check_fits(loaded.model)
-    was_training = loaded.model.training
-    loaded.model.eval()
-    try:
+    with evaluating(loaded.model):
         sums = loss_sums(loaded, data.samples, tokens_per_batch=options.tokens_per_batch, progress=progress)
         tokens = np.array([sample.trained_tokens for sample in data.samples])
         _check_finite(sums, data)
@@ -142,8 +141,6 @@ def evaluate(
         harness = (
             run_harness(loaded, options.harness_tasks, limit=options.harness_limit) if options.harness_tasks else {}
         )
-    finally:
-        loaded.model.train(was_training)
     scores = _Scores(sums, tokens, matches, options)
     members = _members(groups)
     return Evaluation(

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from spicerack.data.batching import collate, plan_batches
 from spicerack.gradients.head import Head
 from spicerack.gradients.positions import trained_positions
+from spicerack.models.modes import evaluating
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded
@@ -38,7 +39,7 @@ def loss_sums(
     lengths = np.array([len(sample.input_ids) for sample in samples])
     sums, head = np.zeros(len(samples)), Head(loaded.model)
     done_samples = done_tokens = 0
-    with torch.inference_mode():
+    with evaluating(loaded.model), torch.inference_mode():
         for rows in plan_batches(lengths, tokens_per_batch):
             batch = collate([samples[i] for i in rows]).to(loaded.device)
             positions, targets = trained_positions(batch.labels)

@@ -44,15 +44,18 @@ class GradientReader:
             config: tracked parameters, dimension, sketch, seed, reduction and batch size.
 
         Raises:
-            ModelError: `config.parameters` matches nothing.
+            ModelError: `config.parameters` matches nothing, or a weight that the model uses behind its module's back.
         """
         from spicerack.gradients.projection import Projection
+        from spicerack.gradients.reached import check_reached
         from spicerack.models.parameters import tracked_parameters
 
         parameter = next(model.parameters())
         self.model, self.config = model, config
+        parameters = tracked_parameters(model, config.parameters)
+        check_reached(model, parameters)
         self.projection = Projection(
-            tracked_parameters(model, config.parameters),
+            parameters,
             dimension=config.dimension,
             sketch=config.sketch,
             seed=config.projection_seed,
