@@ -1,11 +1,14 @@
 """What the methods read is made once: gradients, and the features of pool and target that somebody asks for."""
 
+import json
+
 import pytest
 
 from spicerack.compare.inputs import COST_FILE, Preparation, needs_of_method
 from spicerack.compare.plan import parse_methods
+from spicerack.config import DataConfig
 from spicerack.data.records import load_pool
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, DataError
 
 
 def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_path):
@@ -31,3 +34,17 @@ def test_what_a_trim_reads_is_read_by_its_method():
     assert needs_of_method(plain).columns == ()
     assert needs_of_method(by_loss).columns == ("loss_mean",)
     assert needs_of_method(by_ifd).columns == ("ifd",)
+
+
+def test_rows_of_other_content_are_refused_though_their_ids_are_the_same(make_spec, tmp_path):
+    """A comparison gone on with, and given another target."""
+    config = make_spec(tmp_path).config
+    for name, words in (("sums", "one and one"), ("laws", "judge the case")):
+        lines = [json.dumps({"id": i, "prompt": f"{words} {i}?", "completion": f"{words[::-1]} {i}"}) for i in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    sums, laws = (load_pool(str(tmp_path / f"{name}.jsonl"), DataConfig()) for name in ("sums", "laws"))
+    folder = tmp_path / "target"
+    made = Preparation(config).gradients(sums, folder)
+    assert Preparation(config).gradients(sums, folder).fingerprint() == made.fingerprint()
+    with pytest.raises(DataError, match=r"target is a gradient store of other rows than laws.jsonl: .* other content"):
+        Preparation(config).gradients(laws, folder)

@@ -149,3 +149,11 @@ def test_the_row_that_keeps_a_format_from_being_told_is_named():
     with pytest.raises(FormatError, match=r"format messages .* but row 1 of list of dicts .*--format messages"):
         load_pool(rows, AUTO)
     assert load_pool(rows, DataConfig(format="messages")).sample(1) == Chat(())
+
+
+@pytest.mark.parametrize("column", ["id", "source"])
+def test_half_an_emoji_in_a_name_is_told_with_its_line(tmp_path, column):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "a", "{column}": "b"}}\n{{"text": "a", "{column}": "\\ud83d"}}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: '\\ud83d' is half of a surrogate pair"):
+        load_pool(path, AUTO)

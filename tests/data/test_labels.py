@@ -180,3 +180,29 @@ def test_a_tokenizer_without_offsets_gives_the_same_loss(monkeypatch):
     monkeypatch.setattr(type(rule.tokenizer), "is_fast", False)
     slow = rule.encode(CHAT, where="here")
     assert np.array_equal(fast.labels, slow.labels)
+
+
+CALLING = MARKED.replace("{% generation %}", "{% if m.get('tool_calls') %}CALL{% else %}{% generation %}").replace(
+    "{% endgeneration %}", "{% endgeneration %}{% endif %}"
+)
+IN_TWO_PARTS = MARKED.replace(
+    "{% generation %}", "<think>{% generation %}{{ m.thought }}{% endgeneration %}</think>{% generation %}"
+)
+
+
+def test_a_turn_without_marked_words_counts_as_the_turn_that_it_is():
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    asked = {"role": "user", "content": "and now?"}
+    answer = {"role": "assistant", "content": "twelve"}
+    chat = Chat((asked, call, {"role": "tool", "content": "12"}, answer), context=3)
+    assert trained_text(labeler(CALLING), chat) == "twelve<|im_end|>"
+    assert trained_text(labeler(CALLING), Chat((asked, answer, asked, call), context=1)) == "twelve<|im_end|>"
+    assert trained_text(labeler(CALLING, turns="last"), Chat((asked, answer, asked, call))) == ""
+
+
+def test_several_marked_parts_are_one_turn():
+    messages = [{**message, "thought": f"t{i}"} for i, message in enumerate(CHAT.messages)]
+    assert trained_text(labeler(IN_TWO_PARTS), Chat(tuple(messages), context=3)) == "t3five 🦊<|im_end|>"
+    assert trained_text(labeler(IN_TWO_PARTS, turns="last"), Chat(tuple(messages))) == "t3five 🦊<|im_end|>"
+    whole = "t1four, naïvely<|im_end|>t3five 🦊<|im_end|>"
+    assert trained_text(labeler(IN_TWO_PARTS), Chat(tuple(messages))) == whole

@@ -94,3 +94,14 @@ def test_times_and_bytes_become_text_and_other_things_are_refused(tmp_path):
     assert (line["when"], line["raw"]) == ("2026-01-02", "AP8=")
     with pytest.raises(DataError, match="a set cannot be written as JSON"):
         write(tmp_path, [{**row, "odd": {1, 2}} for row in ROWS])
+
+
+def test_half_an_emoji_stays_the_escape_that_it_came_as(tmp_path):
+    rows = [{"text": f"täxt {i}", "meta": "\ud83d" if i == 2 else "ok"} for i in range(4)] + ROWS[4:]
+    _, files = write(tmp_path, rows, budget=5)
+    text = files["selected.jsonl"].read_bytes().decode()
+    assert "\\ud83d" in text
+    assert "täxt 1" in text  # every other row as it can be read
+    assert rows[2] in [{name: json.loads(line).get(name) for name in ("text", "meta")} for line in text.splitlines()]
+    assert "selected.parquet" not in files
+    assert "half of a surrogate pair" in json.loads(files["manifest.json"].read_text())["notes"][0]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import spicerack
 from spicerack.errors import ConfigurationError, DataError, ModelError, StoreMismatchError
@@ -226,3 +227,17 @@ def test_the_rating_scores_by_hand():
     assert token_level(p) == pytest.approx(5 * (0.3 + 0.3 + 0.2 + 0.2) / 4)
     assert token_level(np.full(5, 0.2)) == 0.0
     assert sentence_level(np.array([1.0, 3.0])) == pytest.approx(2.0 / 1.2)
+
+
+def test_dropout_of_a_model_that_trains_takes_no_part(chats, tokenizer, tmp_path):
+    model = tiny_model("gpt2", vocab_size=300)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    options = {"tokenizer": tokenizer, "compute": "ifd,embedding", "max_length": 64}
+    still = collect_features(chats, model=model.eval(), output_dir=tmp_path / "still", **options)
+    training = collect_features(chats, model=model.train(), output_dir=tmp_path / "training", **options)
+    assert all(module.training for module in model.modules())
+    for name in ("loss_mean", "ifd"):
+        np.testing.assert_array_equal(training.column(name), still.column(name))
+    np.testing.assert_array_equal(training.matrix(array="embedding"), still.matrix(array="embedding"))

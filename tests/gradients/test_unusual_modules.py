@@ -100,7 +100,9 @@ def mamba():
 
 def test_a_weight_that_the_model_multiplies_by_directly_is_refused():
     model = mamba()
-    with pytest.raises(ModelError, match=r"dt_proj.weight and 1 more: .* parameters='in_proj\|x_proj\|out_proj' leaves"):
+    with pytest.raises(
+        ModelError, match=r"dt_proj.weight and 1 more: .* parameters='in_proj\|x_proj\|out_proj' leaves"
+    ):
         check_reached(model, tracked_parameters(model, "blocks"))
     proposed = tracked_parameters(model, "in_proj|x_proj|out_proj")
     check_reached(model, proposed)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spicerack.errors import OutputError, StoreCorruptError, StoreError, StoreLockedError, StoreMismatchError
+from spicerack.store.files import write_atomically
 from spicerack.store.reader import GradientStore
 from spicerack.store.writer import StoreWriter
 
@@ -240,3 +241,23 @@ def test_a_copy_elsewhere_is_the_same_store(tmp_path):
     store = make(tmp_path / "s")
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
     assert GradientStore.open(tmp_path / "copy").fingerprint() == store.fingerprint()
+
+
+def test_a_row_of_the_smallest_norm_is_kept(tmp_path):
+    """Its inverse is past float32."""
+    rows = gradient_rows()
+    rows[3] *= np.float32(1e-39) / np.linalg.norm(rows[3])
+    store = make(tmp_path / "s", rows, dtype="float32")
+    assert store.column("finite").all()
+    np.testing.assert_allclose(np.linalg.norm(store.matrix("unit")[3]), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(store.matrix()[3], rows[3], rtol=1e-3, atol=1e-44)
+
+
+def test_whatever_fails_leaves_no_part_of_a_file(tmp_path):
+    def write(file):
+        file.write(b"some")
+        raise UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "no")
+
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "a", write)
+    assert not list(tmp_path.iterdir())

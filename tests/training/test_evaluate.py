@@ -5,6 +5,7 @@ import sys
 import types
 
 import numpy as np
+import peft
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -220,3 +221,19 @@ def test_the_harness_gets_the_model_and_gives_its_numbers(monkeypatch):
     assert asked == {"model": loaded.model, "tasks": ["arc_easy"], "limit": 3}
     with pytest.raises(ConfigurationError, match="cannot run nonsense"):
         evaluate(data, loaded, EvaluateConfig(harness_tasks="nonsense"))
+
+
+def test_losses_are_without_dropout_whatever_mode_the_parts_are_in():
+    """Adapters fresh from peft train around a base that does not, and the other way round."""
+    model = peft.get_peft_model(
+        tiny_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False)
+    )
+    loaded, samples = LoadedModel(model, None, "tiny", torch.device("cpu")), random_samples([5, 9, 7])
+    model.eval()
+    truth = loss_sums(loaded, samples, tokens_per_batch=64)
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    for module in modules:
+        module.train()
+    np.testing.assert_array_equal(loss_sums(loaded, samples, tokens_per_batch=64), truth)
+    assert modules
+    assert all(module.training for module in modules)
