@@ -73,3 +73,12 @@ def test_what_an_option_given_several_times_means(tmp_path):
 def test_what_cannot_be_read(kind, words, message):
     with pytest.raises(ConfigurationError, match=message):
         read_several(kind, "--option", words)
+
+
+def test_a_quotas_group_may_be_any_name():
+    words = ["org/math=..3", "a=b=1..2", "*=..50%"]
+    assert read_several(dict, "--quotas", words) == {"org/math": "..3", "a=b": "1..2", "*": "..50%"}
+    assert read_several(dict, "--quotas", ["org/math=..3"]) == {"org/math": "..3"}
+    for words, told in ((["a=1", "b"], "expected GROUP=RANGE"), (["a=1", "a=2"], "two ranges of 'a'")):
+        with pytest.raises(ConfigurationError, match=told):
+            read_several(dict, "--quotas", words)

@@ -195,3 +195,22 @@ def test_workers_find_what_one_process_finds(finished, make_spec, tmp_path):
     expected = {(c["label"], c["budget"], c["seed"]): c["loss"] for c in one["cells"]}
     for cell in both["cells"]:
         assert cell["loss"] == pytest.approx(expected[cell["label"], cell["budget"], cell["seed"]], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flag_column": "nope"}, "no row of .* has the column 'nope'"),
+        ({"target": "nosuch.jsonl"}, "no such file: nosuch.jsonl"),
+        ({"by": "nope"}, "no row of .* has 'nope', which by= names"),
+    ],
+)
+def test_a_slip_costs_no_pass_and_leaves_the_folder_free(make_spec, tmp_path, changes, message):
+    spec = make_spec(tmp_path / "cmp")
+    by = changes.pop("by", None)
+    if by is not None:
+        spec = replace(spec, measures=spec.measures.model_copy(update={"by": by}))
+    methods = tuple(parse_methods("random"))
+    with pytest.raises(DataError, match=message):
+        compare(Comparison(spec, methods, [2], seeds=(0,), **changes))
+    assert not (tmp_path / "cmp").exists()

@@ -180,3 +180,27 @@ def test_clusters_are_a_whole_number(groups):
     G = np.random.default_rng(1).standard_normal((12, 3))
     with pytest.raises(ConfigurationError, match="expected clusters:N"):
         select(G, "random", 5, groups=groups, quotas="proportional")
+
+
+@pytest.mark.parametrize("name", ["penalty", "alpha", "stop_ratio"])
+@pytest.mark.parametrize("value", [True, False])
+def test_an_option_without_its_value_is_not_read_as_one(name, value):
+    """`--penalty` alone on the command line is true, and true is 1.0 to a number."""
+    with pytest.raises(
+        ConfigurationError, match=f"{name}={value}, expected a value .* --{name.replace('_', '-')} VALUE"
+    ):
+        select(np.eye(4), "spice", 2, **{name: value})
+
+
+def test_options_that_are_true_or_false_are_taken():
+    assert select(np.eye(4), "spice", 2, certify=False).certificate is None
+
+
+def test_the_certified_share_is_never_rounded_up():
+    shares = []
+    for seed in range(12):
+        found = select(np.random.default_rng(seed).standard_normal((40, 6)), "spice", 5)
+        shown = float(repr(found).partition("share>=")[2].rstrip(")"))
+        assert shown <= found.certificate.share < shown + 0.001 + 1e-12
+        shares.append(found.certificate.share)
+    assert any(round(share, 3) > share for share in shares)

@@ -15,7 +15,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spicerack.errors import OutputError, StoreCorruptError, StoreError, StoreLockedError, StoreMismatchError
+from spicerack.errors import (
+    OutputError,
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
+    StoreMismatchError,
+    UnknownNameError,
+)
+from spicerack.selectors.rows import Rows
 from spicerack.store.files import write_atomically
 from spicerack.store.reader import GradientStore
 from spicerack.store.writer import StoreWriter
@@ -261,3 +269,25 @@ def test_whatever_fails_leaves_no_part_of_a_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "a", write)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_not_told_to_be_deleted(tmp_path):
+    """A run's folder has a manifest too."""
+    run = tmp_path / "run"
+    make(run / "gradients")
+    (run / "manifest.json").write_text('{"method": "spice"}')
+    with pytest.raises(StoreError, match=r"is not that of a store; its store is .*run/gradients") as caught:
+        GradientStore.open(run)
+    assert "delete" not in str(caught.value)
+    (tmp_path / "manifest.json").write_text('{"method": "spice"}')
+    with pytest.raises(StoreError, match="is not that of a store; name the folder"):
+        GradientStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["units", "Plain", "raw"])
+def test_a_misspelt_form_of_rows_is_named(tmp_path, form):
+    store = make(tmp_path / "s")
+    rows = Rows(store)
+    for read in (store.matrix, rows.matrix, lambda form: rows.take(slice(0, 2), form)):
+        with pytest.raises(UnknownNameError, match="row form"):
+            read(form)

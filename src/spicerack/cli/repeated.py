@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from spicerack.errors import ConfigurationError
 
 ROW = "row:"
+OF_GROUPS = "--quotas"  # whose names may hold a slash or an equals sign; its values are ranges, which hold neither
 FILE = "@"
 
 
@@ -27,6 +28,8 @@ def takes_several(annotation: Any) -> type | None:
 
 def read_several(kind: type | None, option: str, words: Any) -> Any:
     """What was given for an option, as its field takes it; options that are given once stay as they are."""
+    if option == OF_GROUPS:
+        return _read_quotas(option, words)
     if kind is dict:
         return _read_named(option, words)
     return _read_rows(option, words) if kind is list else words
@@ -43,6 +46,21 @@ def _read_named(option: str, words: Sequence[str]) -> str | dict[str, str]:
             name, value = Path(word).stem, word
         if name in named:
             raise ConfigurationError(f"{option} has two values named {name!r}; give each a name of its own, NAME=VALUE")
+        named[name] = value
+    return named
+
+
+def _read_quotas(option: str, words: Sequence[str]) -> str | dict[str, str]:
+    """`GROUP=RANGE` each, cut at the last equals sign; one word without any stands alone."""
+    if len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    named: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.rpartition("=")
+        if not equals:
+            raise ConfigurationError(f"{option} has {word!r}; expected GROUP=RANGE, as in shell=..30%")
+        if name in named:
+            raise ConfigurationError(f"{option} has two ranges of {name!r}; give one")
         named[name] = value
     return named
 

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.compare.bench import RESULT_FILE, Spec, load_test, read_result
-from spicerack.compare.inputs import Inputs, Preparation
+from spicerack.compare.inputs import Inputs, Preparation, target_section
 from spicerack.compare.intervals import Bootstrap
 from spicerack.compare.plan import Cell, Method, make_cells
-from spicerack.compare.results import Outcome, PoolFacts, summarize, write_results
+from spicerack.compare.results import Outcome, PoolFacts, read_flags, summarize, write_results
 from spicerack.compare.selections import Picked, Selections, check_methods, resolve_budgets
 from spicerack.compare.workers import run_cells
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, parse_budget
+from spicerack.store.layout import read_manifest
 
 if TYPE_CHECKING:
     from spicerack.data.records import Pool
@@ -96,6 +97,7 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
         parse_budget(budget)
     check_methods(comparison.methods, has_target=comparison.target is not None)
     pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
+    _check_named(comparison, pool, test)
     settings = describe(spec, pool, test)
     with occupied(config.output_dir, settings):
         return _compare(comparison, pool, settings, watcher)
@@ -141,6 +143,20 @@ def _begun(comparison: Comparison) -> tuple[Method, ...]:
     if not begun:
         raise ConfigurationError(f"{cells} holds no finished cell of these methods; leave out --finished to run them")
     return begun
+
+
+def _check_named(comparison: Comparison, pool: Pool, test: Pool) -> None:
+    """Find out before the pass, and before anything is written, whether the columns and the target exist."""
+    from spicerack.data.records import load_pool
+
+    if comparison.flag_column is not None:
+        read_flags(pool, comparison.flag_column)
+    by = comparison.spec.measures.by
+    if by and all(test.source[i].get(by) is None for i in range(len(test))):
+        raise DataError(f"no row of {test.source.name} has {by!r}, which by= names; found {', '.join(test.source[0])}")
+    target = comparison.target
+    if target is not None and read_manifest(Path(target)) is None:
+        load_pool(str(target), target_section(comparison.spec.config))
 
 
 def describe(spec: Spec, pool: Pool, test: Pool) -> dict[str, Any]:

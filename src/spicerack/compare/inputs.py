@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.compare.plan import WITH_TARGET, Method
-from spicerack.config import Choice, RunConfig, SelectionConfig, with_options
+from spicerack.config import Choice, DataConfig, RunConfig, SelectionConfig, with_options
 from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, TokenBudget
 from spicerack.store.files import write_json
@@ -150,8 +150,7 @@ class Preparation:
             return GradientStore.open(target)
         from spicerack.data.records import load_pool
 
-        section = self.config.data.model_copy(update={"source_column": None, "id_column": None})
-        pool = load_pool(str(target), section)
+        pool = load_pool(str(target), target_section(self.config))
         folder = self.config.output_dir / "target"
         store = self.gradients(pool, folder)
         return GradientStore.open(folder, verify=False) if self.features(pool, store, folder, needs) else store
@@ -178,6 +177,11 @@ class Preparation:
         path = self.config.output_dir / COST_FILE
         seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return seconds
+
+
+def target_section(config: RunConfig) -> DataConfig:
+    """How a target's file is read: as the pool, but for the columns that it may not have."""
+    return config.data.model_copy(update={"source_column": None, "id_column": None})
 
 
 def section_of(config: RunConfig, method: Method, budget: BudgetLike) -> RunConfig | None:

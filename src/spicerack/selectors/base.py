@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -179,7 +180,8 @@ class Selection:
 
     def __repr__(self) -> str:
         method, picked, n = self.manifest["method"], self.indices.size, self.scores.size
-        certified = f", share>={self.certificate.share:.3f}" if self.certificate else ""
+        share = math.floor(1000 * self.certificate.share) / 1000 if self.certificate else 0.0
+        certified = f", share>={share:.3f}" if self.certificate else ""
         return f"Selection(method={method!r}, picked={picked} of {n}, excluded={self.excluded.size}{certified})"
 
 
@@ -228,10 +230,20 @@ def read_options(selector: Selector, given: Mapping[str, Any]) -> MethodOptions:
     for name in given:
         if name not in known:
             raise UnknownNameError(f"option of method {selector.name!r}:", name, known or ["(it has none)"])
+        if isinstance(given[name], bool) and not _takes_bool(known[name].annotation):
+            raise ConfigurationError(
+                f"method {selector.name!r}: {name}={given[name]}, expected a value that is no truth value; on the "
+                f"command line an option without a value is true: --{name.replace('_', '-')} VALUE"
+            )
     try:
         return selector.Options(**given)
     except ValidationError as error:
         raise ConfigurationError(f"method {selector.name!r}: {_one_line(error)}") from None
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether true and false are values of a field; else they would be read as 1 and 0."""
+    return annotation in (bool, Any) or isinstance(annotation, bool) or any(map(_takes_bool, get_args(annotation)))
 
 
 def _one_line(error: ValidationError) -> str:

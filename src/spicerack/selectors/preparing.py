@@ -13,7 +13,7 @@ from spicerack.selectors.base import Needs, Problem
 from spicerack.selectors.devices import device_for
 from spicerack.selectors.ranking import with_values
 from spicerack.selectors.rows import Rows, Working, free_memory
-from spicerack.selectors.stored import RowForm
+from spicerack.store.forms import RowForm
 
 RowsFrom = Literal["gradients", "embeddings"]
 ARRAY: dict[RowsFrom, str] = {"gradients": "gradient", "embeddings": "embedding"}

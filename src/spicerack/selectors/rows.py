@@ -19,7 +19,8 @@ from spicerack.errors import BudgetError, ConfigurationError, GradientError
 from spicerack.information.device import DeviceRows
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt, many
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
-from spicerack.selectors.stored import RowForm, StoredRows
+from spicerack.selectors.stored import StoredRows
+from spicerack.store.forms import RowForm, check_row_form
 
 Working = type[np.float32] | type[np.float64]
 
@@ -125,6 +126,7 @@ class Rows:
 
     def take(self, rows: IntArray | slice, form: RowForm = "plain") -> FloatArray:
         """The exact rows of these numbers, float64 (r, k); a row of zeros stays zero at unit length."""
+        check_row_form(form)
         if self._source.scale is None:
             values = self._source.native(rows).astype(np.float64)
             return _scaled(values, self.norms[rows]) if form == "unit" else values
@@ -133,6 +135,7 @@ class Rows:
 
     def working(self, rows: IntArray | slice, form: RowForm = "plain", dtype: Working = np.float32) -> npt.NDArray[Any]:
         """Rows of these numbers as the passes read them, (r, k); exact up to rounding to `dtype`."""
+        check_row_form(form)
         if self._cached is not None and self._cached[0] == form and self._cached[1].dtype == dtype:
             return self._cached[1][rows]
         scale = self._source.scale

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ import numpy.typing as npt
 from spicerack.information.matrix import FloatArray, StreamAt
 from spicerack.numbers import is_half
 from spicerack.selectors.sources import BLOCK_ROWS, StoreSource
-
-RowForm = Literal["plain", "unit"]
+from spicerack.store.forms import RowForm
 
 BLOCK_BYTES = 16 << 20
 

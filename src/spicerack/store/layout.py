@@ -111,6 +111,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and "format_version" not in manifest:
+            raise StoreError(_no_store(folder))
         version = manifest["format_version"]
         if version == FORMAT_VERSION:
             needed = ("checkpoints",) if "checkpoints" in manifest else NEEDED
@@ -124,6 +126,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{folder} has store format {version}; this version of spicerack reads {FORMAT_VERSION}: make it again"
         )
     return manifest
+
+
+def _no_store(folder: Path) -> str:
+    """What to do where another manifest lies: of a run, a selection, a training."""
+    inside = [folder / name for name in ("gradients", "features") if (folder / name / MANIFEST).is_file()]
+    there = f"its store is {inside[0]}" if inside else "name the folder that `spicerack gradients` wrote"
+    return f"{folder / MANIFEST} is not that of a store; {there}"
 
 
 def recorded_settings(folder: Path) -> dict[str, Any] | None:

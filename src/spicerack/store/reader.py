@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from spicerack.errors import StoreCorruptError, StoreError
 from spicerack.numbers import as_float32
 from spicerack.store import files
+from spicerack.store.forms import RowForm, check_row_form
 from spicerack.store.layout import (
     FEATURES,
     GRADIENT,
@@ -28,8 +29,6 @@ from spicerack.store.layout import (
     norm_column,
     read_manifest,
 )
-
-RowForm = Literal["plain", "unit"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,7 @@ class GradientStore:
 
         A row is stored at unit length, rounded to the store's type; `plain` multiplies it by its float32 norm.
         """
+        check_row_form(rows)
         result = np.empty((stop - start, self.arrays.get(array, 0)), dtype=dtype)
         for path, first, end in self.array_files(array):
             low, high = max(start, first), min(stop, end)

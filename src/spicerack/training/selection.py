@@ -90,7 +90,8 @@ def _selected_file(folder: Path, config: RunConfig) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DataError(
-        f"{folder} has no selected.jsonl; expected a run's folder, or a pool with --indices {folder / 'indices.npy'}"
+        f"{folder} has no selected.jsonl; `spicerack select ... --pool POOL` writes it beside the indices (to train, a "
+        f"pool with --indices {folder / 'indices.npy'} will do)"
     )
 
 
