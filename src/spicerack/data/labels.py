@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-LABEL_VERSION = 2  # raised when equal settings would give other labels
+LABEL_VERSION = 3  # raised when equal settings would give other labels
 
 Span = tuple[int, int]
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from spicerack.store.reader import GradientStore
     from spicerack.store.writer import StoreWriter
 
-FEATURE_VERSION = 2  # raised when the same settings would give other numbers
+FEATURE_VERSION = 3  # raised when the same settings would give other numbers
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 INPUT_SECTIONS = ("data", "model", "labels")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spicerack.models.loading import LoadedModel
     from spicerack.store.reader import GradientStore
 
-GRADIENT_VERSION = 2  # raised when the same settings would give other numbers
+GRADIENT_VERSION = 3  # raised when the same settings would give other numbers
 
 
 def common_settings(pool: Pool, labeler: Labeler, loaded: LoadedModel) -> dict[str, Any]:
