@@ -83,7 +83,7 @@ def test_a_finished_store_is_not_run_again(collect, tmp_path, monkeypatch):
 
 
 def test_a_store_begun_by_a_version_that_cut_other_batches_is_not_gone_on_with(collect, tmp_path, monkeypatch):
-    monkeypatch.setattr("spicerack.features.collect.FEATURE_VERSION", 2)
+    monkeypatch.setattr("spicerack.features.collect.FEATURE_VERSION", 1)
     collect(tmp_path / "s", compute="loss")
     monkeypatch.undo()
     with pytest.raises(StoreMismatchError, match="feature_version was 1"):
