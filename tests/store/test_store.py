@@ -280,7 +280,7 @@ def test_a_folder_of_something_else_is_not_told_to_be_deleted(tmp_path):
         GradientStore.open(run)
     assert "delete" not in str(caught.value)
     (tmp_path / "manifest.json").write_text('{"method": "spice"}')
-    with pytest.raises(StoreError, match="is not that of a store; name the folder"):
+    with pytest.raises(StoreError, match="is not that of a store; name a store"):
         GradientStore.open(tmp_path)
 
 

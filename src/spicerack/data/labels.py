@@ -176,8 +176,8 @@ class Labeler:
         )
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         mask = np.asarray(encoded["assistant_masks"], dtype=bool)
-        behind = self._tokens(text, [(self._begins(chat, text, where), len(text))], special=False)[1] != IGNORED
-        mask &= behind
+        if start := self._begins(chat, text, where):
+            mask &= self._tokens(text, [(start, len(text))], special=False)[1] != IGNORED
         return ids, np.where(mask, ids, IGNORED).astype(np.int32)
 
     def _ended(self, text: str, start: int) -> tuple[np.ndarray, np.ndarray]:

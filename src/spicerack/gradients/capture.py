@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,8 +108,8 @@ class GradientCapture:
         return len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module
 
     def __enter__(self) -> GradientCapture:
-        self._mode = evaluating(self.model)
-        self._mode.__enter__()
+        self._mode = ExitStack()
+        self._mode.enter_context(evaluating(self.model))
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.model.requires_grad_(False)
         experts: dict[str, dict[str, Block]] = {}
@@ -133,7 +134,7 @@ class GradientCapture:
         for restore in self._restore:
             restore()
         self.forget()
-        self._mode.__exit__(None, None, None)
+        self._mode.close()
         for parameter in self._trainable:
             parameter.requires_grad_(True)
 

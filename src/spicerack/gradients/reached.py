@@ -36,9 +36,8 @@ def check_reached(model: PreTrainedModel, parameters: Sequence[TrackedParameter]
     with evaluating(model):
         missed = _used_directly(model, _not_run(model, parameters))
     if missed:
-        names = {parameter.name for parameter in missed}
-        leaves = dict.fromkeys(p.name.removesuffix(".weight").rpartition(".")[2] for p in parameters)
-        left = [leaf for leaf in leaves if not any(_is(name, leaf) for name in names)]
+        refused = {_leaf(parameter.name) for parameter in missed}
+        left = [leaf for leaf in dict.fromkeys(_leaf(p.name) for p in parameters) if leaf not in refused]
         way = f"; parameters='{'|'.join(left)}' leaves such weights out" if left else ""
         raise ModelError(
             f"{missed[0].name}{f' and {len(missed) - 1} more' if len(missed) > 1 else ''}: {type(model).__name__} "
@@ -46,8 +45,9 @@ def check_reached(model: PreTrainedModel, parameters: Sequence[TrackedParameter]
         )
 
 
-def _is(name: str, leaf: str) -> bool:
-    return name.removesuffix(".weight").rpartition(".")[2] == leaf
+def _leaf(name: str) -> str:
+    """The last part of a module's name, as `dt_proj`."""
+    return name.removesuffix(".weight").rpartition(".")[2]
 
 
 def _not_run(model: PreTrainedModel, parameters: Sequence[TrackedParameter]) -> list[TrackedParameter]:

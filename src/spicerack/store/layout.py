@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def _no_store(folder: Path) -> str:
     """What to do where another manifest lies: of a run, a selection, a training."""
     inside = [folder / name for name in ("gradients", "features") if (folder / name / MANIFEST).is_file()]
-    there = f"its store is {inside[0]}" if inside else "name the folder that `spicerack gradients` wrote"
+    there = f"its store is {inside[0]}" if inside else "name a store's folder, or an empty one to make a store in"
     return f"{folder / MANIFEST} is not that of a store; {there}"
 
 
