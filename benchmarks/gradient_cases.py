@@ -18,6 +18,8 @@ from functools import partial
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# oneDNN compiles a kernel for every new shape and keeps 1,024: in one process, tools would push out each other's
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 import numpy as np
 import peers

@@ -26,6 +26,8 @@ from collections.abc import Iterable
 
 MOST_NAMES = 40
 """Names that a message lists."""
+LONGEST_REASON = 300
+"""Characters of another library's message."""
 
 
 class SpicerackError(Exception):
@@ -43,10 +45,10 @@ class ConfigurationError(SpicerackError, ValueError):
 class UnknownNameError(ConfigurationError):
     """A method, option, format or other name that does not exist."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         """Name what was asked for (`kind`, `name`) and suggest the nearest of `known`."""
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
         shown = ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names):,} in all)" if len(names) > MOST_NAMES else "")
         hint = f"did you mean {near[0]!r}?" if near else f"there is: {shown}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
@@ -81,7 +83,7 @@ class StoreError(SpicerackError, RuntimeError):
 
 
 class StoreMismatchError(StoreError):
-    """A store made with other settings than those asked for."""
+    """A store, or another folder of results, made with other settings than those asked for."""
 
 
 class StoreCorruptError(StoreError):
@@ -102,3 +104,9 @@ class MissingDependencyError(SpicerackError, ImportError):
     """An optional package that the chosen option needs."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, and what it lists where that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines)[:LONGEST_REASON] if lines[0].endswith(":") else lines[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spicerack.export.trainers import TRAINERS as TRAINERS
 from spicerack.export.trainers import export_rows
 from spicerack.export.weights import curriculum, soft_weights, write_weights
 from spicerack.report.folder import RunFolder

@@ -158,14 +158,15 @@ def _allowed(selection: Path | None, store: GradientStore) -> BoolArray:
         DataError: it is a selection of another pool.
     """
     import numpy as np
-    import pyarrow.parquet as pq
 
     from spicerack.errors import DataError
+    from spicerack.report.folder import REMEDY
+    from spicerack.store.read_back import read_table
 
     scores = selection / "scores.parquet" if selection is not None else None
     if scores is None or not scores.is_file():
         return np.ones(store.n, dtype=bool)
-    table = pq.read_table(scores)
+    table = read_table(scores, REMEDY)
     ids = table.column("id").to_pylist() if "id" in table.column_names else store.column("id").tolist()
     if table.num_rows != store.n or ids != store.column("id").tolist():
         raise DataError(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+WEIGHTS = "weights"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -33,9 +35,14 @@ def export(
     """Write the picks as a trainer reads them, or a weight for every sample of the pool."""
     from spicerack import exports, pipeline
     from spicerack.cli.console import console, print_files
+    from spicerack.errors import UnknownNameError
+    from spicerack.report.folder import RunFolder
 
+    if to not in (*exports.TRAINERS, WEIGHTS):
+        raise UnknownNameError("trainer", to, (*exports.TRAINERS, WEIGHTS))
+    RunFolder.open(run)  # before a folder is made for what cannot be read
     folder = pipeline.prepare_output(output or run / to)
-    if to == "weights":
+    if to == WEIGHTS:
         files = exports.export_weights(run, folder, temperature=temperature, normalization=normalization)
     else:
         files = exports.export_selection(run, to, folder, order=order, seed=seed)

@@ -22,17 +22,17 @@ def report(
     cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Show what the gradients took.")] = True,
 ) -> None:
     """Write one self-contained HTML page: what was picked, from where, how gains fell, what was decided."""
-    import json
-
     from spicerack.cli.console import console
     from spicerack.compare.results import RESULTS_FILE
     from spicerack.report.comparison import comparison_page
     from spicerack.report.page import selection_page
     from spicerack.report.pages import write_page
+    from spicerack.store.read_back import read_json
 
     found = run / RESULTS_FILE
     if found.is_file():
-        text = comparison_page(json.loads(found.read_text(encoding="utf-8")))
+        remedy = "the same `spicerack compare` with --finished writes it again"
+        text = comparison_page(read_json(found, remedy))
         path = output or run / "compare.html"
     else:
         text, path = selection_page(run, with_cost=cost), output or run / "report.html"

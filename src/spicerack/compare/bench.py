@@ -9,7 +9,6 @@ result.json        what the cell found; written last: its presence means whole
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy as np
 from spicerack.compare.plan import BASE, Cell
 from spicerack.config import RunConfig
 from spicerack.store.files import write_json
+from spicerack.store.read_back import read_json
 from spicerack.training.options import EvaluateConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT_FILE
     if not path.is_file():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(path, f"delete {folder}, and compare again: that cell alone is run anew")
     return result
 
 

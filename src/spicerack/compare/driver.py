@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from spicerack.data.records import Pool
     from spicerack.gradients.survey import Progress
 
+OF_THE_CELLS = ("test", "recipe", "measures")
+"""Sections of the settings that gradients and selections do not depend on."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -89,7 +92,7 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
             is kept.
     """
     from spicerack.data.records import load_pool
-    from spicerack.training.finetune import occupied
+    from spicerack.training.folder import occupied
 
     watcher = watcher or Watcher()
     spec, config = comparison.spec, comparison.spec.config
@@ -99,14 +102,14 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
     pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
     _check_named(comparison, pool, test)
     settings = describe(spec, pool, test)
-    with occupied(config.output_dir, settings):
+    with occupied(config.output_dir, settings, lambda section: _begun(config.output_dir, section)):
         return _compare(comparison, pool, settings, watcher)
 
 
 def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
     spec, config = comparison.spec, comparison.spec.config
     if comparison.finished:
-        comparison = replace(comparison, methods=_begun(comparison))
+        comparison = replace(comparison, methods=_finished(comparison))
     inputs = Preparation(config, watcher.progress).run(
         pool,
         comparison.methods,
@@ -136,7 +139,14 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     return results
 
 
-def _begun(comparison: Comparison) -> tuple[Method, ...]:
+def _begun(folder: Path, section: str) -> bool:
+    """Whether something in a comparison's folder was made by a section of its settings."""
+    if section in OF_THE_CELLS:
+        return any((folder / "cells").glob(f"*/*/*/{RESULT_FILE}"))
+    return any((folder / name).exists() for name in ("gradients", "target", "selections", "cells"))
+
+
+def _finished(comparison: Comparison) -> tuple[Method, ...]:
     """The methods with a finished cell, so that no pass is made for the others."""
     cells = comparison.spec.config.output_dir / "cells"
     begun = tuple(m for m in comparison.methods if any((cells / m.label).glob(f"*/*/{RESULT_FILE}")))

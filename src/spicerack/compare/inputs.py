@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, TokenBudget
 from spicerack.store.files import write_json
 from spicerack.store.layout import FEATURES, MANIFEST, read_manifest
+from spicerack.store.read_back import read_json
 from spicerack.store.reader import GradientStore
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Preparation:
 
     def _seconds(self) -> dict[str, float]:
         path = self.config.output_dir / COST_FILE
-        seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        seconds: dict[str, float] = read_json(path, "delete it") if path.is_file() else {}
         return seconds
 
 

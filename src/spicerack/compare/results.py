@@ -21,6 +21,7 @@ from spicerack.compare.intervals import Bootstrap, Losses
 from spicerack.compare.plan import Cell
 from spicerack.errors import DataError
 from spicerack.store.files import write_atomically, write_json
+from spicerack.store.read_back import read_table
 
 if TYPE_CHECKING:
     from spicerack.compare.selections import Picked
@@ -148,7 +149,8 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Path]:
 
 def _losses(members: Sequence[Outcome]) -> Losses:
     """Every seed's losses beside each other; the rows and their groups are the same in all cells."""
-    tables = [pq.read_table(outcome.folder / SAMPLES) for outcome in members]
+    remedy = "delete the cell's folder, and compare again: that cell alone is run anew"
+    tables = [read_table(outcome.folder / SAMPLES, remedy) for outcome in members]
     values = np.stack([table.column("loss").to_numpy() for table in tables])
     if "group" not in tables[0].column_names:
         return Losses(values, [np.arange(values.shape[1])])

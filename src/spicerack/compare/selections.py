@@ -21,6 +21,7 @@ from spicerack.config import RunConfig, dump_config
 from spicerack.errors import ConfigurationError
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget
 from spicerack.store.files import write_json
+from spicerack.store.read_back import read_array, read_json
 
 if TYPE_CHECKING:
     from spicerack.data.records import Pool
@@ -79,8 +80,9 @@ class Selections:
     def _one(self, method: Method, budget: Budget, seed: int) -> Picked:
         folder = self.config.output_dir / "selections" / method.label / budget.folder / f"seed-{seed}"
         spec = {"method": method.name, "options": json.loads(json.dumps(dict(method.options), default=str)), **self._of}
+        remedy = f"delete {folder}, and compare again"
         if (folder / RECORD_FILE).is_file():
-            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            record = read_json(folder / RECORD_FILE, remedy)
             if record["spec"] != spec:
                 raise ConfigurationError(
                     f"{folder} holds the picks of {record['spec']}, and {method.label!r} is now {spec}; give the "
@@ -90,7 +92,7 @@ class Selections:
             record = {"spec": spec, "seconds": self._select(method, budget, seed, folder)}
             write_json(folder / RECORD_FILE, record)
             self.say(f"{method.label} {budget.given}, seed {seed}: selected in {record['seconds']:.1f} s")
-        return Picked(np.load(folder / "indices.npy", allow_pickle=False), float(record["seconds"]), folder)
+        return Picked(read_array(folder / "indices.npy", remedy), float(record["seconds"]), folder)
 
     def _select(self, method: Method, budget: Budget, seed: int, folder: Path) -> float:
         from spicerack.export.rows import write_selection

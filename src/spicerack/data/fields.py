@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 
 INT32 = np.iinfo(np.int32)
 OUTPUTS = ("output", "response", "completion", "answer")  # what an instruction's answer may be called
+TURNS = ("messages", "conversations", "conversation")  # what a list of turns may be called
 
 
 def need(row: Row, name: str, kind: type, where: str) -> Any:
@@ -33,6 +34,26 @@ def need(row: Row, name: str, kind: type, where: str) -> Any:
 def first_present(row: Row, names: tuple[str, ...]) -> str | None:
     """The first of `names` that the row has and that is not null: tables have nulls for what a row does not have."""
     return next((name for name in names if row.get(name) is not None), None)
+
+
+def turns_of(row: Row, key: str, where: str) -> list[Any]:
+    """A list of turns, or the JSON text of one: CSV knows no lists.
+
+    Raises:
+        FormatError: it is missing, or is neither.
+    """
+    turns: list[Any] = need({key: as_list(row.get(key))}, key, list, where)
+    return turns
+
+
+def as_list(value: Any) -> Any:
+    """A list where a text is the JSON of one; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def text_of(value: Any, name: str, where: str) -> str:

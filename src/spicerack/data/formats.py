@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spicerack.data.fields import (
     OUTPUTS,
     Row,
+    as_list,
     clean,
     first_present,
     found,
@@ -24,6 +25,7 @@ from spicerack.data.fields import (
     tokens_of,
     tools_of,
     turn_of,
+    turns_of,
 )
 from spicerack.errors import FormatError, UnknownNameError
 
@@ -166,7 +168,7 @@ def _tokenized(row: Row, where: str) -> Sample:
 
 def _messages(row: Row, where: str) -> Chat:
     key = first_present(row, ("messages", "conversations")) or "messages"
-    messages = tuple(clean(turn_of(turn, ("role", "content"), where)) for turn in need(row, key, list, where))
+    messages = tuple(clean(turn_of(turn, ("role", "content"), where)) for turn in turns_of(row, key, where))
     for message in messages:
         if message.get("content") is None and not message.get("tool_calls"):
             raise FormatError(f"{where}: a message has neither content nor tool_calls; found {found(message)}")
@@ -176,7 +178,7 @@ def _messages(row: Row, where: str) -> Chat:
 def _sharegpt(row: Row, where: str) -> Sample:
     key = first_present(row, ("conversations", "conversation")) or "conversations"
     messages = system_of(row, where)
-    for turn in need(row, key, list, where):
+    for turn in turns_of(row, key, where):
         named = turn_of(turn, ("from", "value"), where)
         role = ROLES.get(str(named["from"]).lower())
         if role is None:
@@ -230,7 +232,7 @@ def _has_turns(keys: tuple[str, ...], *fields: str) -> Callable[[Row], str | Non
 
     def recognize(row: Row) -> str | None:
         for key in keys:
-            turns = row.get(key)
+            turns = as_list(row.get(key))
             if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and set(fields) <= set(turns[0]):
                 return f"{key} of {'/'.join(fields)}"
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spicerack.errors import DataError
+from spicerack.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,7 +151,7 @@ def table_of(rows: Sequence[dict[str, Any]], name: str) -> pa.Table:
         try:
             arrays[column] = pa.array([row.get(column) for row in rows])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise DataError(f"column {column!r} of {name} mixes types: {str(error).splitlines()[0]}") from error
+            raise DataError(f"column {column!r} of {name} mixes types: {first_line(error)}") from error
         except UnicodeEncodeError as error:
             raise DataError(
                 f"column {column!r} of {name} has half of a surrogate pair, which is no character and fits no table"

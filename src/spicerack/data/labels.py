@@ -22,12 +22,15 @@ from spicerack.config import LabelConfig
 from spicerack.data.formats import Chat, Completion, Sample, Tokenized
 from spicerack.data.turns import ConversationRenderer, end_of_turn_tokens
 from spicerack.data.unicode import writable
-from spicerack.errors import DataError, FormatError
+from spicerack.errors import DataError, FormatError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from spicerack.data.records import Pool
+
 IGNORED = -100
+MOST_OF_AN_END = 8  # trained tokens of a response that may be empty
 LABEL_VERSION = 3  # raised when equal settings would give other labels
 
 Span = tuple[int, int]
@@ -96,6 +99,15 @@ class Labeler:
         cut = max(0, len(ids) - self.config.max_length)
         return Encoded(ids[kept], labels[kept], cut, not self._ends_a_turn(ids[kept], labels[kept]))
 
+    def rule(self) -> str:
+        """The label rule as settings name it: the options that are not the defaults, the template, and its hash."""
+        stated = self.config.model_dump(exclude_defaults=True)
+        parts = [f"{name}={value}" for name, value in stated.items()] or ["default options"]
+        if self._renderer is not None and self._renderer.template:
+            digest = hashlib.sha256(str(self._renderer.template).encode()).hexdigest()
+            parts.append(f"template {digest[:8]}")
+        return f"{', '.join(parts)} (rule {self.rule_hash()[:16]})"
+
     def rule_hash(self) -> str:
         """SHA-256 of what fixes the labels: the section, the template, the tokenizer's size and special tokens."""
         tokenizer = self.tokenizer
@@ -104,6 +116,13 @@ class Labeler:
             special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
             content |= {"template": self._renderer.template, "size": len(tokenizer), "special": special}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def says_nothing(self, encoded: Encoded) -> bool:
+        """Whether the trained tokens are ends of turns and white space alone: an empty response."""
+        if self.tokenizer is None or not 0 < encoded.trained_tokens <= MOST_OF_AN_END:
+            return False
+        ids = encoded.input_ids[1:][encoded.labels[1:] != IGNORED].tolist()
+        return all(i in self._end_ids or not self.tokenizer.decode([i]).strip() for i in ids)
 
     def _ends_a_turn(self, ids: np.ndarray, labels: np.ndarray) -> bool:
         """Whether the last trained token ends a turn, but for the space that the template puts behind it.
@@ -132,8 +151,7 @@ class Labeler:
         try:
             text = self._renderer.render(chat.messages, chat.tools)
         except Exception as error:  # templates raise what they like
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FormatError(f"{where}: the chat template refuses the conversation: {reason}") from error
+            raise FormatError(f"{where}: the chat template refuses the conversation: {first_line(error)}") from error
         writable(text, where)
         if not self.config.assistant_only_loss:
             spans = [(0, len(text))]
@@ -218,6 +236,17 @@ class Labeler:
             ids += piece
             labels += piece if inside else [IGNORED] * len(piece)
         return np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32)
+
+
+def nothing_to_train(pool: Pool, cut: int, config: LabelConfig) -> DataError:
+    """The error where not one row has a trained token, `cut` of them for want of room."""
+    what = f"no row of {pool.source.name} has a trained token (format {pool.format})"
+    if cut:
+        return DataError(
+            f"{what}: {cut:,} of {len(pool):,} rows were cut to max_length={config.max_length} tokens, before or at "
+            "their answers; raise it (--max-length)"
+        )
+    return DataError(f"{what}; expected assistant turns or completions")
 
 
 def _read_template(template: str | None) -> str | None:

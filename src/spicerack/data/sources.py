@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from spicerack.config import DataConfig
-from spicerack.data.fields import OUTPUTS
+from spicerack.data.csv_table import read_csv
+from spicerack.data.fields import OUTPUTS, TURNS
 from spicerack.data.json_rows import JsonLines, Records, hash_rows, read_array
-from spicerack.errors import DataError
+from spicerack.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 HUB_ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[\w.-]+|[\w-]+)$")  # a name without an owner has no suffix, or it is a file
-CSV_TEXTS = ("id", "source", "instruction", "input", *OUTPUTS, "prompt", "text", "system")
-CSV_BLOCK = 1 << 26  # bytes; a row must fit into one, and a column's type is told from the first
+CSV_TEXTS = ("id", "source", "instruction", "input", *OUTPUTS, "prompt", "text", "system", *TURNS)
 
 
 class Source(Protocol):
@@ -101,32 +101,26 @@ def _file(path: Path, config: DataConfig) -> Source:
 
             return ArrowRows(pq.read_table(path, memory_map=True), path.name, "parquet")
         if path.suffix == ".csv":
-            return ArrowRows(_csv(path, config), path.name, "csv")
+            named = filter(None, (config.id_column, config.source_column))
+            return ArrowRows(read_csv(path, (*CSV_TEXTS, *named)), path.name, "csv")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"cannot read {path}: {first_line(error)}") from error
     raise DataError(f"{path} is of no known kind; expected {', '.join(SUFFIXES)}, an Arrow folder or a hub id")
-
-
-def _csv(path: Path, config: DataConfig) -> pa.Table:
-    """A CSV table. Arrow tells numbers from texts, but what a format reads as a text stays one: "007", an answer 3."""
-    from pyarrow import csv
-
-    texts = {*CSV_TEXTS, *filter(None, (config.id_column, config.source_column))}
-    return csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=CSV_BLOCK),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(sorted(texts), pa.string())),
-    )
 
 
 class ArrowRows:
     """An Arrow table: Parquet, CSV, an Arrow folder, a hub data set."""
 
     def __init__(self, table: pa.Table, name: str, kind: str) -> None:
-        """Take the table as it is."""
+        """Take the table as it is.
+
+        Raises:
+            DataError: two columns have one name.
+        """
         self.name, self.kind = name, kind
         self.columns = tuple(table.column_names)
+        if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
+            raise DataError(f"{name} has two columns named {', '.join(map(repr, twice))}; rename one of each")
         self._table = table
         decoders = {field.name: _decoder(field.type) for field in table.schema}
         self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
@@ -181,8 +175,7 @@ def _arrow_folder(path: Path, config: DataConfig) -> ArrowRows:
         try:
             loaded = datasets.load_from_disk(str(path))
         except Exception as error:  # the loader raises many kinds; each is a folder that is damaged
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"cannot read the Arrow folder {path}: {reason}; save it again") from error
+            raise DataError(f"cannot read the Arrow folder {path}: {first_line(error)}; save it again") from error
         return _dataset(loaded, path.name, "arrow", config)
     return _hub(str(path), path.name, config)  # a hub data set's own layout, copied or cloned
 
@@ -193,8 +186,7 @@ def _hub(location: str, name: str, config: DataConfig) -> ArrowRows:
     try:
         loaded = datasets.load_dataset(location, config.subset, split=config.split, revision=config.revision)
     except Exception as error:  # the loader raises many kinds; each is a pool that cannot be had
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise DataError(f"no such file, and the data set {location!r} cannot be loaded: {lines[0]}") from error
+        raise DataError(f"no such file, and the data set {location!r} cannot be loaded: {first_line(error)}") from error
     return _dataset(loaded, f"{name}@{config.revision}" if config.revision else name, "hub", config)
 
 

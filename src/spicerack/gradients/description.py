@@ -25,7 +25,7 @@ def common_settings(pool: Pool, labeler: Labeler, loaded: LoadedModel) -> dict[s
         "model": f"{Path(loaded.name).name} (weights {loaded.fingerprint()[:16]})",
         "dtype": loaded.dtype,
         "attn_implementation": getattr(loaded.model.config, "_attn_implementation", None) or "default",
-        "label_rule": labeler.rule_hash(),
+        "label_rule": labeler.rule(),
         "pool": f"{pool.source.name} (content {pool.fingerprint()[:16]})",
         "format": pool.format,
         "rows": len(pool),

@@ -60,7 +60,7 @@ class Head:
         """Logits (m, vocabulary) of hidden states (m, h)."""
         place = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
         with self._decoder_gives(hidden.unsqueeze(0)):
-            logits: Tensor = self.model(input_ids=place, use_cache=False).logits[0]
+            logits: Tensor = self.model(input_ids=place, use_cache=False).logits.squeeze(0)
         return logits
 
     def chunks(self, count: int) -> Iterator[slice]:

@@ -34,19 +34,22 @@ def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tup
     """
     losses = torch.empty(len(logits), device=logits.device)
     gradient = torch.empty_like(logits)
-    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
-    room = torch.empty(min(rows, len(logits)), logits.shape[1], device=logits.device)  # everything happens in place
-    for start in range(0, len(logits), rows):
-        part = slice(start, start + rows)
+    step = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    whole = logits.dtype == torch.float32  # then softmax may write where the gradient stands; else in a float32 part
+    room = torch.empty(0 if whole else min(step, len(logits)), logits.shape[1], device=logits.device)
+    for start in range(0, len(logits), step):
+        part = slice(start, start + step)
         index = targets[part, None]
-        values = room[: len(index)].copy_(logits[part])
-        largest, place = values.max(1, keepdim=True)
-        own = values.gather(1, index)
-        torch.softmax(values, 1, out=values)
+        rows = logits[part] if whole else room[: len(index)].copy_(logits[part])
+        largest, place = rows.max(1, keepdim=True)
+        own = rows.gather(1, index)
+        values = torch.softmax(rows, 1, out=gradient[part] if whole else rows)
         normalizer = largest - values.gather(1, place).log()
         losses[part] = (normalizer - own).squeeze(1)
         values.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
-        gradient[part] = values.mul_(weights[part, None])
+        values.mul_(weights[part, None])
+        if not whole:
+            gradient[part] = values
     return losses, gradient
 
 

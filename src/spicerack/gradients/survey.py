@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spicerack.data.labels import nothing_to_train
 from spicerack.data.responses import prompt_of
-from spicerack.errors import DataError
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Labeler
@@ -29,6 +29,7 @@ class Survey:
     trained_tokens: np.ndarray
     cut_tokens: np.ndarray
     missing_end_of_turn: np.ndarray
+    empty_response: np.ndarray
     largest_id: np.ndarray
     prompt: np.ndarray
 
@@ -62,6 +63,7 @@ class Survey:
             "cut_tokens": int(self.cut_tokens.sum()),
             "without_trained_tokens": int((self.trained_tokens == 0).sum()),
             "missing_end_of_turn": int(self.missing_end_of_turn.sum()),
+            "empty_responses": int(self.empty_response.sum()),
         }
 
 
@@ -72,20 +74,18 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
         FormatError: a row that its format cannot read, named.
         DataError: not one row has a trained token.
     """
-    counts = np.zeros((len(pool), 5), dtype=np.int64)
+    counts = np.zeros((len(pool), 6), dtype=np.int64)
     prompts = np.zeros(len(pool), dtype=np.uint64)
     for i in range(len(pool)):
         encoded = labeler.encode(pool.sample(i), where=pool.where(i))
         ids = encoded.input_ids
         counts[i, :3] = len(ids), encoded.trained_tokens, encoded.cut_tokens
-        counts[i, 3:] = encoded.missing_end_of_turn, ids.max(initial=-1)
+        counts[i, 3:] = encoded.missing_end_of_turn, labeler.says_nothing(encoded), ids.max(initial=-1)
         if len(prompt := prompt_of(encoded)):
             prompts[i] = int.from_bytes(blake2b(prompt.tobytes(), digest_size=8).digest(), "little") or 1
         if progress and (i % 256 == 255 or i + 1 == len(pool)):
             progress("survey", i + 1, 0, 0)
     if not counts[:, 1].any():
-        raise DataError(
-            f"no row of {pool.source.name} has a trained token (format {pool.format}); "
-            "expected assistant turns or completions"
-        )
-    return Survey(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3].astype(bool), counts[:, 4], prompts)
+        raise nothing_to_train(pool, int((counts[:, 2] > 0).sum()), labeler.config)
+    tokens, trained, cut, unended, empty, largest = counts.T
+    return Survey(tokens, trained, cut, unended.astype(bool), empty.astype(bool), largest, prompts)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from spicerack.config import ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
-from spicerack.models.loading import LoadedModel, load_model, with_adapter
+from spicerack.models.adapters import ADAPTER_FILE, other_base, with_adapter
+from spicerack.models.loading import LoadedModel, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,9 @@ class CheckpointModels:
         if not (checkpoint.folder / ADAPTER_FILE).is_file():
             return load_model(checkpoint.folder, self._config, tokenizer=self._tokenizer)
         base = self._load_base(checkpoint)
+        told = other_base(checkpoint.folder, base.fingerprint())
         self._adapted = with_adapter(base.model, str(checkpoint.folder))
-        return replace(base, model=self._adapted.eval())
+        return replace(base, model=self._adapted.eval(), choices=(*base.choices, *told))
 
     def release(self) -> None:
         """Take the checkpoint's adapter off again: the base is as it was."""

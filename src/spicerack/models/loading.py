@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.config import Choice, ModelConfig
-from spicerack.errors import ConfigurationError, MissingDependencyError, ModelError
+from spicerack.errors import ConfigurationError, MissingDependencyError, ModelError, first_line
+from spicerack.models.adapters import other_base, with_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -42,22 +42,27 @@ class LoadedModel:
         return str(self.model.dtype).removeprefix("torch.")
 
     def fingerprint(self) -> str:
-        """SHA-256 over every parameter's name, shape, and a fixed sample of its values.
+        """What tells its weights from others, see `fingerprint_of`."""
+        return fingerprint_of(self.model)
 
-        A few thousand values of each tensor tell apart two trainings of one architecture without reading gigabytes.
-        The values are hashed as float32, after rounding to bfloat16, so the same weights loaded in another dtype or on
-        another device have the same fingerprint unless the rounding itself differs.
-        """
-        import torch
 
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            flat = parameter.detach().reshape(-1)
-            stride = max(1, flat.numel() // SAMPLED_ELEMENTS)
-            sample = flat[::stride].to("cpu", torch.bfloat16).view(torch.int16)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()
+def fingerprint_of(model: PreTrainedModel) -> str:
+    """SHA-256 over every parameter's name, shape, and a fixed sample of its values.
+
+    A few thousand values of each tensor tell apart two trainings of one architecture without reading gigabytes.
+    The values are hashed as float32, after rounding to bfloat16, so the same weights loaded in another dtype or on
+    another device have the same fingerprint unless the rounding itself differs.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        stride = max(1, flat.numel() // SAMPLED_ELEMENTS)
+        sample = flat[::stride].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_model(
@@ -77,6 +82,11 @@ def load_model(
     import torch
 
     if not isinstance(model, str | Path):
+        if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+            raise ModelError(
+                f"a model of type {type(model).__name__} cannot be used; expected a hub id, a folder, a GGUF file or a "
+                "causal language model of transformers"
+            )
         tokenizer = tokenizer or (
             load_tokenizer(config.tokenizer_name_or_path, config) if config.tokenizer_name_or_path else None
         )
@@ -85,10 +95,12 @@ def load_model(
     device, device_choice = choose_device(config.device)
     dtype, dtype_choice = choose_dtype(config.dtype, device)
     loaded = _from_pretrained(str(model), config, getattr(torch, dtype), device)
+    told: tuple[Choice, ...] = ()
     if config.adapter_name_or_path:
+        told = other_base(config.adapter_name_or_path, fingerprint_of(loaded))
         loaded = with_adapter(loaded, config.adapter_name_or_path)
     tokenizer = tokenizer or load_tokenizer(config.tokenizer_name_or_path or str(model), config)
-    choices = tuple(choice for choice in (device_choice, dtype_choice) if choice)
+    choices = (*(choice for choice in (device_choice, dtype_choice) if choice), *told)
     return LoadedModel(loaded.eval(), tokenizer, str(model), device, choices, config.attn_implementation is None)
 
 
@@ -104,7 +116,8 @@ def load_tokenizer(name: str, config: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(name), **_remote(config))
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
-            f"cannot load a tokenizer from {name!r}: {_first_line(error)}; name one with tokenizer_name_or_path"
+            f"cannot load a tokenizer from {name!r}: {_not_here(name)}{first_line(error)}; name one with "
+            "tokenizer_name_or_path"
         ) from error
     return tokenizer
 
@@ -123,7 +136,7 @@ def choose_device(device: str) -> tuple[torch.device, Choice | None]:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
-            f"device {device!r} cannot be used: {_first_line(error)}; use auto, cpu or a GPU that torch sees"
+            f"device {device!r} cannot be used: {first_line(error)}; use auto, cpu or a GPU that torch sees"
         ) from error
     return torch.device(device), None
 
@@ -159,7 +172,7 @@ def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype, device:
         with without_bars() if Path(name).exists() else nullcontext():  # a download may show how far it is
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the model {name!r}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the model {name!r}: {_not_here(name)}{first_line(error)}") from error
     if "gguf_file" in location:
         _forget_quantization(model)
     return model if quantized else model.to(device)
@@ -237,26 +250,6 @@ def _forget_quantization(model: PreTrainedModel) -> None:
     model.is_quantized = False
 
 
-def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
-    """Put a PEFT adapter on a model, in the model's dtype.
-
-    Raises:
-        ModelError: no such adapter, one in pickled form only, or one that does not fit.
-    """
-    from peft import PeftModel
-
-    folder, renamed = Path(adapter), "`is_gradient_checkpointing` is deprecated"  # peft asks for it
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no adapter_model.safetensors; save the adapter with save_pretrained")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
-            adapted: PreTrainedModel = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"cannot load the adapter {adapter!r}: {_first_line(error)}") from error
-    return adapted
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _not_here(name: str) -> str:
+    """Said before the hub's answer, which is of no use where a folder was meant."""
+    return "" if Path(name).exists() else "there is no such folder or file, and as a hub id: "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spicerack.errors import ModelError
+from spicerack.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,7 +135,7 @@ def _read_state_dict(path: Path, model: PreTrainedModel, names: Sequence[str]) -
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ModelError(f"cannot read {path}: {str(error).splitlines()[0]}; {EXPECTED}") from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}; {EXPECTED}") from error
     states, groups = _parts(path, content)
     if all(isinstance(key, int) for key in states):
         names_by_id = _names_by_id(path, groups, model)

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spicerack.config import RunConfig, load_config
-from spicerack.errors import DataError
+from spicerack.errors import DataError, StoreCorruptError
+from spicerack.store.read_back import read_array, read_json, read_table
+
+REMEDY = "select again: `spicerack select` on the run's gradients, with its options, writes the same files"
+"""What to do where a file of a selection is damaged."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RunFolder:
 
         Raises:
             DataError: it is none, or a file of it is missing.
+            StoreCorruptError: a file of it is truncated or altered, or two do not belong together.
         """
         path = Path(folder)
         missing = [
@@ -57,17 +61,34 @@ class RunFolder:
                 f"{path} is no run's folder: it has no {', '.join(missing)}; name the output folder of `spicerack run` "
                 "or `spicerack select`"
             )
-        trace = pq.read_table(path / "trace.parquet")
+        trace = read_table(path / "trace.parquet", REMEDY)
         cost = path / "cost.json"
         return cls(
             path,
-            json.loads((path / "manifest.json").read_text(encoding="utf-8")),
+            read_json(path / "manifest.json", REMEDY),
             load_config(path / "config.yaml"),
-            pq.read_table(path / "scores.parquet"),
-            np.load(path / "indices.npy", allow_pickle=False),
+            read_table(path / "scores.parquet", REMEDY),
+            read_array(path / "indices.npy", REMEDY),
             {name: trace.column(name).to_numpy() for name in trace.column_names},
-            json.loads(cost.read_text(encoding="utf-8")) if cost.is_file() else None,
-        )
+            read_json(cost, REMEDY) if cost.is_file() else None,
+        )._checked()
+
+    def _checked(self) -> RunFolder:
+        """Itself, once its files belong together."""
+        indices, rows = self.indices, self.scores.num_rows
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or (indices < 0).any():
+            raise StoreCorruptError(f"{self.path / 'indices.npy'} does not hold row numbers; {REMEDY}")
+        if len(indices) and indices.max() >= rows:
+            raise StoreCorruptError(
+                f"{self.path / 'indices.npy'} names row {indices.max()}, scores.parquet has {rows} rows; {REMEDY}"
+            )
+        for name, values in self.trace.items():
+            if len(values) != len(indices):
+                raise StoreCorruptError(
+                    f"{self.path / 'trace.parquet'} has {len(values)} values of {name}, indices.npy {len(indices)} "
+                    f"picks; {REMEDY}"
+                )
+        return self
 
     def column(self, name: str) -> np.ndarray | None:
         """A column of the scores' table, (n,), or None."""

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from spicerack.errors import GradientError
 from spicerack.information.matrix import FloatArray
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.influences import Influences, PoolRows, read_influences
@@ -45,7 +46,11 @@ class Less:
     def select(self, problem: Problem, options: LessOptions) -> Picks:
         """Rank by the largest subtask influence; ties go to the first row."""
         influences = read_influences(problem, options.pool_rows)
-        by_subtask = influences.onto(subtask_columns(influences, options.target_aggregation), np.float64)
+        columns = subtask_columns(influences, options.target_aggregation)
+        for g, name in enumerate(influences.names):
+            if not any(means[g].any() for means in columns):
+                raise GradientError(f"the target rows of {name or 'the target'!r} are all zero; expected gradients")
+        by_subtask = influences.onto(columns, np.float64)
         scores = np.where(influences.usable, by_subtask.max(axis=0), np.nan)
         best = by_subtask.argmax(axis=0)
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(influences.usable)]

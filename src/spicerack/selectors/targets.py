@@ -14,6 +14,7 @@ from typing import Any
 from spicerack.errors import ConfigurationError, GradientError, StoreMismatchError
 from spicerack.selectors.base import CheckpointRows, Selector
 from spicerack.selectors.rows import Rows
+from spicerack.store.settings import flatten, shorten
 
 COMPARED = ("model", "tracked", "projection", "reduction")
 """Settings of a store that pool and target must share; those of the labels and batches may differ."""
@@ -124,28 +125,14 @@ def _check_alike(rows: Rows, target: Rows, name: str) -> None:
     """Refuse a target's store whose rows mean something else than the pool's, naming every setting with both values."""
     if rows.store is None or target.store is None:
         return
-    ours, theirs = (_flat(side.settings) for side in (rows, target))
+    ours, theirs = (
+        flatten({key: value for key in COMPARED if (value := side.settings.get(key)) is not None})
+        for side in (rows, target)
+    )
     differing = [key for key in ours if key in theirs and ours[key] != theirs[key]]
     if differing:
-        values = "; ".join(f"{key} is {_short(theirs[key])}, the pool's {_short(ours[key])}" for key in differing)
+        values = "; ".join(f"{key} is {shorten(theirs[key])}, the pool's {shorten(ours[key])}" for key in differing)
         of = f"target {name!r}" if name else "the target"
         raise StoreMismatchError(
             f"{of} ({target.store.path}) was made with other settings: {values}; make it with the pool's"
         )
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are compared; those of the projection one by one."""
-    found: dict[str, Any] = {}
-    for key in COMPARED:
-        value = settings.get(key)
-        if isinstance(value, Mapping):
-            found |= {f"{key} {part}": inner for part, inner in value.items()}
-        elif value is not None:
-            found[key] = value
-    return found
-
-
-def _short(value: Any, width: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= width else f"{text[:width]}... ({len(value)} in all)"

@@ -34,6 +34,7 @@ from spicerack.store.layout import (
 )
 from spicerack.store.locks import acquire
 from spicerack.store.reader import GradientStore
+from spicerack.store.settings import differences
 
 
 class StoreWriter:
@@ -209,13 +210,10 @@ def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
         held = ", ".join(entry["name"] for entry in found["checkpoints"])
         raise StoreMismatchError(f"{folder} holds stores of the checkpoints {held}; choose another output folder")
     was, now = _compared(found), _compared(wanted)
-    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    if "shard_rows" in names and "shard_plan" in names:
-        names.remove("shard_plan")
-    if names:
-        differences = "; ".join(f"{name} was {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
+    follows = ("shard_plan",) if was.get("shard_rows") != now.get("shard_rows") else ()
+    if differing := differences(was, now, but=follows):
         raise StoreMismatchError(
-            f"{folder} holds a store made with other settings: {differences}; "
+            f"{folder} holds a store made with other settings: {differing}; "
             "choose another output folder or repeat those settings"
         )
 
@@ -224,11 +222,6 @@ def _compared(manifest: dict[str, Any]) -> dict[str, Any]:
     columns = {"k" if name == GRADIENT else f"columns of {name}": k for name, k in manifest["arrays"].items()}
     plan = {key: manifest[key] for key in ("n", "dtype", "shard_plan")}
     return {**plan, **columns, **manifest["settings"]}
-
-
-def _short(value: Any, width: int = 80) -> str:
-    text = str(value)
-    return text if len(text) <= width else f"{text[:width]}... ({len(value)} in all)"
 
 
 def _make_folder(folder: Path) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from spicerack.config import Choice, ModelConfig
 from spicerack.errors import ConfigurationError
-
-ADAPTER_FILE = "adapter_config.json"
+from spicerack.models.adapters import ADAPTER_FILE
 
 
 def resolve_model(name: str, section: ModelConfig) -> tuple[ModelConfig, tuple[Choice, ...]]:

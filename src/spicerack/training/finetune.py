@@ -11,10 +11,8 @@ manifest.json      settings, versions, steps, tokens, seconds, each epoch's loss
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spicerack.config import Choice, RunConfig
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import output_error, write_json
-from spicerack.store.locks import alone
+from spicerack.store.read_back import read_json
+from spicerack.training.folder import occupied
 from spicerack.training.options import TrainConfig, TrainerOptions
 from spicerack.training.samples import LabeledRows, model_summary
 
@@ -32,9 +31,7 @@ if TYPE_CHECKING:
     from spicerack.gradients.survey import Progress
     from spicerack.models.loading import LoadedModel
 
-SETTINGS_FILE = "settings.json"
 MANIFEST_FILE = "manifest.json"
-LOCK_FILE = "lock"
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "trl", "accelerate")
 
 
@@ -88,14 +85,21 @@ def finetune(
         The trained model and what it took.
 
     Raises:
-        ConfigurationError: the folder holds a training with other settings, or the loss is no longer finite.
+        StoreMismatchError: the folder holds a training with other settings.
+        ConfigurationError: the loss is no longer finite.
         ModelError: no module fits `lora_target_modules`, or the model has adapters already.
         MissingDependencyError: TRL is not installed.
     """
     output_dir = Path(output_dir)
     settings = describe(data, loaded, options)
-    with occupied(output_dir, settings):
+    with occupied(output_dir, settings, lambda section: _begun(output_dir)):
         return _finetune(data, loaded, options, output_dir, settings, progress, callbacks)
+
+
+def _begun(output_dir: Path) -> bool:
+    from spicerack.training.trainer import last_checkpoint
+
+    return (output_dir / MANIFEST_FILE).is_file() or last_checkpoint(output_dir) is not None
 
 
 def _finetune(
@@ -122,7 +126,8 @@ def _finetune(
     )
     finished = output_dir / MANIFEST_FILE
     if finished.is_file() and resume is not None and result["resumed_from_step"] == result["steps"]:
-        manifest = json.loads(finished.read_text(encoding="utf-8"))  # nothing was left to do: keep what it took
+        # nothing was left to do: keep what it took
+        manifest = read_json(finished, "delete it, and run the same command again")
     else:
         with quiet_libraries():
             trained.model.save_pretrained(output_dir)
@@ -197,46 +202,6 @@ def describe(data: LabeledRows, loaded: LoadedModel, options: TrainerOptions) ->
         "warmup_ratio": rising_share(data, options),
     }
     return {"options": resolved, "model": model_summary(loaded), "data": data.summary()}
-
-
-@contextmanager
-def occupied(output_dir: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Make the folder, hold its lock, and leave the settings in it, or check that those in it are the same.
-
-    Raises:
-        ConfigurationError: they are not; the first differences are named.
-        StoreLockedError: another process is at work there.
-        OutputError: the folder cannot be made.
-        MissingDependencyError: TRL is not installed.
-    """
-    from spicerack.training.trainer import require_trl
-
-    require_trl()
-    path = output_dir / SETTINGS_FILE
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error
-    with alone(output_dir / LOCK_FILE, f"the folder {output_dir}"):
-        if path.is_file():
-            _check_same(json.loads(path.read_text(encoding="utf-8")), settings, output_dir)
-        else:
-            write_json(path, settings)
-        yield
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    differences = [
-        f"{section}.{key} is {before.get(section, {}).get(key)!r} there, {value!r} now"
-        for section, values in now.items()
-        for key, value in values.items()
-        if before.get(section, {}).get(key) != value and (section, key) != ("model", "name")
-    ]
-    if differences:
-        raise ConfigurationError(
-            f"{folder} holds a training with other settings: {'; '.join(differences[:3])}; give another output folder, "
-            "or the settings that it was begun with"
-        )
 
 
 def choices_of(data: LabeledRows, options: TrainerOptions, loaded: LoadedModel) -> tuple[Choice, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from spicerack.errors import ConfigurationError, MissingDependencyError
+from spicerack.errors import ConfigurationError, MissingDependencyError, first_line
 
 if TYPE_CHECKING:
     from spicerack.models.loading import LoadedModel
@@ -50,7 +50,7 @@ def run_harness(loaded: LoadedModel, tasks: str, *, limit: int | None = None, se
             fewshot_random_seed=seed,
         )
     except (KeyError, ValueError) as error:
-        raise ConfigurationError(f"the harness cannot run {', '.join(names)}: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"the harness cannot run {', '.join(names)}: {first_line(error)}") from error
     return {
         task: {name: float(value) for name, value in measures.items() if isinstance(value, int | float)}
         for task, measures in results["results"].items()

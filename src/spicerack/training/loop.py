@@ -6,7 +6,6 @@ tokens and labels; there is no store.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spicerack.config import Choice, RunConfig
-from spicerack.errors import ConfigurationError
+from spicerack.errors import ConfigurationError, StoreMismatchError
 from spicerack.information.room import Room
 from spicerack.selectors.base import EXCLUDED_DTYPE, Selection
 from spicerack.selectors.budget import parse_budget, resolve
 from spicerack.store.files import write_json
+from spicerack.store.read_back import read_json
+from spicerack.store.settings import differences
 from spicerack.training.options import TrainerOptions, make_options
 from spicerack.training.samples import model_summary
 
@@ -103,7 +104,7 @@ class Loop:
             folder: where the journal is kept.
 
         Raises:
-            ConfigurationError: the folder holds a selection with other settings.
+            StoreMismatchError: the folder holds a selection with other settings.
             StoreLockedError: another process walks there.
         """
         from spicerack.store.locks import alone
@@ -147,16 +148,15 @@ class Loop:
         settings = {
             "model": {key: value for key, value in model_summary(self.loaded).items() if key != "name"},
             "pool": self.pool.fingerprint(),
-            "label_rule": self.labeler.rule_hash(),
+            "label_rule": self.labeler.rule(),
             "gradients": self.config.gradients.model_dump(mode="json"),
             "options": self.options.model_dump(mode="json"),
             "budget": self.budget.to_dict(),
         }
         path = folder / SETTINGS_FILE
-        if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
-            other = ", ".join(name for name in settings if before.get(name) != settings[name])
-            raise ConfigurationError(
-                f"{folder} holds a walk with other settings ({other}); give another output folder, or delete it"
+        if path.is_file() and (other := differences(read_json(path, f"delete {folder}, and select again"), settings)):
+            raise StoreMismatchError(
+                f"{folder} holds a walk with other settings: {other}; give another output folder, or delete it"
             )
         write_json(path, settings)
 

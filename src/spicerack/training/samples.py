@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spicerack.errors import DataError
+from spicerack.data.labels import nothing_to_train
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded, Labeler
@@ -26,7 +26,7 @@ class LabeledRows:
         rows: (n,) int64, the pool row of each.
         ids: their ids.
         left_out: rows without a trained token, which no loss can be taken of.
-        label_rule: hash of the rule that made the labels.
+        label_rule: the rule that made the labels, see `Labeler.rule`.
     """
 
     samples: tuple[Encoded, ...]
@@ -92,7 +92,7 @@ def label_rows(pool: Pool, labeler: Labeler, rows: Iterable[int] | None = None) 
     Raises:
         DataError: not one row has a trained token, or a row cannot be read.
     """
-    kept, samples, left_out = [], [], []
+    kept, samples, left_out, cut = [], [], [], 0
     for i in map(int, range(len(pool)) if rows is None else rows):
         encoded = labeler.encode(pool.sample(i), where=pool.where(i))
         if encoded.trained_tokens:
@@ -100,13 +100,11 @@ def label_rows(pool: Pool, labeler: Labeler, rows: Iterable[int] | None = None) 
             samples.append(encoded)
         else:
             left_out.append(i)
+            cut += encoded.cut_tokens > 0
     if not samples:
-        raise DataError(
-            f"no row of {pool.source.name} has a trained token (format {pool.format}); "
-            "expected assistant turns or completions"
-        )
+        raise nothing_to_train(pool, cut, labeler.config)
     ids = tuple(pool.id(i) for i in kept)
-    return LabeledRows(tuple(samples), np.asarray(kept, dtype=np.int64), ids, tuple(left_out), labeler.rule_hash())
+    return LabeledRows(tuple(samples), np.asarray(kept, dtype=np.int64), ids, tuple(left_out), labeler.rule())
 
 
 def model_summary(loaded: LoadedModel) -> dict[str, Any]:

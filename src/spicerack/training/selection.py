@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spicerack.config import Choice, ModelConfig, RunConfig, load_config
-from spicerack.errors import ConfigurationError, DataError
+from spicerack.errors import ConfigurationError, DataError, StoreCorruptError
 
 if TYPE_CHECKING:
     from spicerack.data.records import Pool
@@ -26,12 +26,14 @@ class SelectedData:
         indices: (s,) int64 rows of it, in order; None: all.
         config: the run's sections data, model and labels; defaults where there was no run.
         choices: what was decided on the way.
+        picks: rows that the file of a run must have.
     """
 
     source: str
     indices: np.ndarray | None
     config: RunConfig
     choices: tuple[Choice, ...] = ()
+    picks: int | None = None
 
     def pool(self, config: RunConfig) -> Pool:
         """The file's rows, read as `config.data` says."""
@@ -42,6 +44,11 @@ class SelectedData:
             raise DataError(
                 f"the indices reach row {int(self.indices.max())}, but {self.source} has {len(pool)} rows; "
                 "name the pool that was selected from"
+            )
+        if self.picks is not None and len(pool) != self.picks:
+            raise StoreCorruptError(
+                f"{self.source} has {len(pool)} rows, and indices.npy beside it names {self.picks} picks: one of them "
+                "was changed; select again, or name that file alone to use its rows"
             )
         return pool
 
@@ -79,7 +86,8 @@ def read_selection(
     elif config.model.adapter_name_or_path is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"adapter_name_or_path": None})})
         choices.append(Choice("adapter", "none", "the run's was for its gradients; training begins with the model"))
-    return SelectedData(str(source), None, config, tuple(choices))
+    picks = len(_read_indices(folder / "indices.npy")) if (folder / "indices.npy").is_file() else None
+    return SelectedData(str(source), None, config, tuple(choices), picks)
 
 
 def _selected_file(folder: Path, config: RunConfig) -> Path:
@@ -98,7 +106,7 @@ def _selected_file(folder: Path, config: RunConfig) -> Path:
 def _read_indices(path: Path) -> np.ndarray:
     try:
         indices = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cannot read indices from {path}: {error}; expected the indices.npy of a selection") from error
     if indices.ndim != 1 or len(indices) == 0 or indices.dtype.kind not in "iu" or int(indices.min()) < 0:
         raise DataError(

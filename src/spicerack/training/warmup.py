@@ -21,7 +21,8 @@ import numpy as np
 from spicerack.config import Choice
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import write_atomically, write_json
-from spicerack.training.finetune import choices_of, describe, occupied, train
+from spicerack.training.finetune import choices_of, describe, train
+from spicerack.training.folder import occupied
 from spicerack.training.options import WarmupConfig
 from spicerack.training.samples import LabeledRows, label_rows
 
@@ -92,17 +93,24 @@ def warmup(
 
     Raises:
         ConfigurationError: the warm-up diverged (the loss is not finite, or an epoch's mean is above twice the first
-            step's), no step had a learning rate, or the folder holds another warm-up.
+            step's), or no step had a learning rate.
+        StoreMismatchError: the folder holds another warm-up.
         DataError: no row of the share has a trained token.
         MissingDependencyError: TRL is not installed.
     """
     output_dir = Path(output_dir)
     data = label_rows(pool, labeler, draw(len(pool), options))
     settings = describe(data, loaded, options)
-    with occupied(output_dir, settings):
+    with occupied(output_dir, settings, lambda section: _begun(output_dir)):
         if not (output_dir / WARMUP_FILE).is_file():
             _warm_up(data, loaded, options, output_dir, settings, progress, callbacks)
     return read_warmup(output_dir, choices_of(data, options, loaded))
+
+
+def _begun(output_dir: Path) -> bool:
+    from spicerack.training.trainer import last_checkpoint
+
+    return (output_dir / WARMUP_FILE).is_file() or last_checkpoint(output_dir) is not None
 
 
 def _warm_up(

@@ -1,0 +1,46 @@
+"""Files that a run left, read back: what is cut off or altered is named, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spicerack.errors import DataError, StoreCorruptError, first_line
+
+Read = TypeVar("Read")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file holds; `remedy` is what to do where it is damaged."""
+    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")), remedy)
+
+
+def read_table(path: Path, remedy: str) -> pa.Table:
+    """A Parquet file's table."""
+    return _read(path, lambda: pq.read_table(path), remedy)
+
+
+def read_array(path: Path, remedy: str) -> np.ndarray:
+    """A file of one numpy array."""
+    return _read(path, lambda: np.asarray(np.load(path, allow_pickle=False)), remedy)
+
+
+def _read(path: Path, read: Callable[[], Read], remedy: str) -> Read:
+    """Read a file.
+
+    Raises:
+        DataError: there is none.
+        StoreCorruptError: it cannot be read, or is not what its name says.
+    """
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {path}; {remedy}") from error
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        raise StoreCorruptError(f"{path} is truncated or altered ({first_line(error)}); {remedy}") from error
