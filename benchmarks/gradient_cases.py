@@ -1,10 +1,11 @@
 """The gradient pass case by case, each beside what others offer for it.
 
-.venv/bin/python benchmarks/gradient_cases.py [--shape smollm2] [--dtype float32] [--rounds 5] [--dense]
+.venv/bin/python benchmarks/gradient_cases.py [--shape smollm2] [--dtype float32] [--rounds 5] [--tables dense]
 
 Every case is a ratio to an ordinary full-parameter training step of the same model on the same tokens, interleaved in
 one run; LoRA's also to a LoRA training step. `peers.py` says how to install the others; those that are not there are
-left out. `--dense` also times projections of whole gradients, which take ten times as long as all the rest together.
+left out. `--tables` are some of those that there are; `dense` is left out unless it is named: projections of whole
+gradients, one round, which take ten times as long as all the rest together.
 """
 
 from __future__ import annotations
@@ -132,6 +133,11 @@ def lora_cases(model: LlamaForCausalLM, adapted: peft.PeftModel, shape: str, dim
         "spicerack, LoRA r16, plain and Adam-form rows": adam_pass(adapted, batch, dimension),
         "bergson, LoRA r16, Adam-normalized rows": peers.bergson_pass(adapted, batch, targets=own, second=second),
     }
+
+
+def own_lora_cases(model: LlamaForCausalLM, shape: str, dtype: str, dimension: int) -> Cases:
+    """LoRA's, beside the model without adapters."""
+    return lora_cases(model, with_lora(make_model(shape, dtype)), shape, dimension)
 
 
 def dense_cases(model: LlamaForCausalLM, shape: str, dimension: int) -> Cases:
@@ -264,29 +270,29 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dimension", type=int, default=8192)
-    parser.add_argument("--dense", action="store_true", help="also projections of whole gradients, one round")
+    parser.add_argument("--tables", default="all,half,LoRA,lengths", help="of all,half,LoRA,lengths,dense")
     arguments = parser.parse_args()
+    wanted = arguments.tables.split(",")
     lines = ["# Gradient pass, case by case", "", machine(*PACKAGES), ""]
     raw = []
     for shape in arguments.shape or ["tiny", "smollm2"]:
         tokens = int(np.prod(BATCHES[shape]))
         for dtype in arguments.dtype or ["float32", "bfloat16"]:
             model = make_model(shape, dtype)
-            tables = {
-                "all tokens labeled": lambda m=model, s=shape: full_cases(m, s, 1.0, arguments.dimension),
-                "half the tokens labeled": lambda m=model, s=shape: full_cases(m, s, 0.5, arguments.dimension),
-                "LoRA": lambda m=model, s=shape, d=dtype: lora_cases(
-                    m, with_lora(make_model(s, d)), s, arguments.dimension
-                ),
+            k = arguments.dimension
+            tables: dict[str, tuple[str, Callable[[], Cases], int]] = {
+                "all": ("all tokens labeled", partial(full_cases, model, shape, 1.0, k), arguments.rounds),
+                "half": ("half the tokens labeled", partial(full_cases, model, shape, 0.5, k), arguments.rounds),
+                "LoRA": ("LoRA", partial(own_lora_cases, model, shape, dtype, k), arguments.rounds),
+                "dense": ("dense projections, one round", partial(dense_cases, model, shape, k), 1),
             }
-            for name, cases in tables.items():
-                text, seconds = measure(cases(), arguments.rounds, tokens)
-                lines += [f"## {shape}, {dtype}, {name}", "", *text]
-                raw.append({"shape": shape, "dtype": dtype, "table": name, "seconds": seconds})
-            if arguments.dense and dtype == "float32":
-                text, seconds = measure(dense_cases(model, shape, arguments.dimension), 1, tokens, warm_up=0)
-                lines += [f"## {shape}, {dtype}, dense projections, one round", "", *text]
-                raw.append({"shape": shape, "dtype": dtype, "table": "dense", "seconds": seconds})
+            for name in (name for name in tables if name in wanted):
+                title, cases, rounds = tables[name]
+                text, seconds = measure(cases(), rounds, tokens, warm_up=0 if name == "dense" else 1)
+                lines += [f"## {shape}, {dtype}, {title}", "", *text]
+                raw.append({"shape": shape, "dtype": dtype, "table": title, "seconds": seconds})
+            if "lengths" not in wanted:
+                continue
             turns, notes = length_turns(model, shape, 2048)
             lines += [f"## {shape}, {dtype}, lengths", "", *(f"{note}  " for note in notes), ""]
             spent = by_rounds(take_turns(turns, max(1, arguments.rounds // 2)))
@@ -294,7 +300,8 @@ def main() -> None:
             raw.append({"shape": shape, "dtype": dtype, "table": "lengths", "seconds and tokens by round": spent})
         lines += [f"## {shape}, agreement of exact gradients, the last block, half the tokens labeled", ""]
         lines += [*(f"{line}  " for line in agreement(shape)), ""]
-    suffix = "_".join([*(arguments.shape or []), *(arguments.dtype or [])])
+    named = [] if arguments.tables == parser.get_default("tables") else wanted
+    suffix = "_".join([*(arguments.shape or []), *(arguments.dtype or []), *named])
     keep(f"gradient_cases_{suffix}" if suffix else "gradient_cases", lines, raw)
 
 

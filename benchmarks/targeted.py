@@ -1,11 +1,12 @@
 """What every method picks from a pool of several capabilities, and what that costs, on a real model.
 
     .venv/bin/python benchmarks/targeted.py DATA --model MODEL [--rows 2000] [--work runs/targeted] [--prompts FILE]
-        [--name NAME]
+        [--name NAME] [--budget 0.1] [--fraction 0.1] [--epochs 2] [--methods less,bids,in2core]
 
 DATA holds pool.jsonl and target.jsonl, rows with `capability`; the pool's also `noise`, 1 for a wrong response, which
 is used for scoring alone. Each capability is the only target once, and all are the target together. What is made
-on the way (warm-up, stores) stays in the work folder, and the same command goes on from there.
+on the way (warm-up, stores) stays in the work folder, and the same command goes on from there. `--methods` are some of
+the targeted ones, with the passes that they need alone.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ from spicerack.training.finetune import load_for_training
 from spicerack.training.options import WarmupConfig
 from spicerack.training.warmup import warmup
 
-BUDGET = 0.1
 COMMON = {"max_length": 512, "source_column": "capability"}
-WARMUP = {"fraction": 0.1, "lora_r": 16, "lora_alpha": 64, "learning_rate": 2e-4, "num_train_epochs": 2.0}
+WARMUP = {"lora_r": 16, "lora_alpha": 64, "learning_rate": 2e-4}
 TRAINED = {"parameters": "lora", "dimension": 4096}
 BLOCKS = {"parameters": "lora", "layout": "blocks", "sketch": 4}
 FEATURES = "embedding,embedding_weighted,ifd,states"
 
-TARGETED: dict[str, tuple[str, str, dict[str, Any]]] = {
+Methods = dict[str, tuple[str, str, dict[str, Any]]]
+Stores = dict[str, GradientStore]
+TARGETED: Methods = {
     "random": ("random", "base", {}),
     "less": ("less", "trained", {}),
     "less, plain rows": ("less", "trained", {"pool_rows": "plain"}),
@@ -91,11 +93,15 @@ PASSES = {
 class Bench:
     """The work folder: data, warm-up, stores, and what each pass cost."""
 
-    def __init__(self, data: Path, model: str, dtype: str, rows: int, work: Path, prompts: Path | None) -> None:
-        self.model, self.dtype, self.work, self.prompts = model, dtype, work, prompts
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.model, self.dtype, self.prompts = options.model, options.dtype, options.prompts
+        self.budget = options.budget
+        self.warmup = WARMUP | {"fraction": options.fraction, "num_train_epochs": options.epochs}
+        data, work = options.data, options.work
+        self.work = work
         work.mkdir(parents=True, exist_ok=True)
         pool = _read(data / "pool.jsonl")
-        chosen = sorted(random.Random(0).sample(range(len(pool)), min(rows, len(pool))))
+        chosen = sorted(random.Random(0).sample(range(len(pool)), min(options.rows, len(pool))))
         self.rows = [pool[i] for i in chosen]
         self.pool = _write(work / "pool.jsonl", self.rows)
         target = _read(data / "target.jsonl")
@@ -128,7 +134,7 @@ class Bench:
             return
         config = self.config(pool=str(self.pool))
         rows = load_pool(str(self.pool), config.data)
-        loaded, recipe = load_for_training(config, WarmupConfig(gradient_accumulation_steps=2, **WARMUP))
+        loaded, recipe = load_for_training(config, WarmupConfig(gradient_accumulation_steps=2, **self.warmup))
         done = warmup(rows, Labeler(loaded.tokenizer, config.labels), loaded, recipe, folder)
         tokens = done.manifest["tokens"]
         self.note(
@@ -177,10 +183,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, help="rating prompts of selectit; default: its five")
     parser.add_argument("--rated", type=int, help="rate so many rows only, for what it costs: each is read five times")
     parser.add_argument("--name", default="targeted", help="of the files under benchmarks/results")
+    parser.add_argument("--budget", type=float, default=0.1, help="share of the pool that is picked")
+    parser.add_argument("--fraction", type=float, default=0.1, help="of the pool that the warm-up trains on")
+    parser.add_argument("--epochs", type=float, default=2.0, help="of the warm-up, a checkpoint each")
+    parser.add_argument("--methods", help="targeted ones, without those that need no target; default: everything")
     arguments = parser.parse_args()
-    bench = Bench(arguments.data, arguments.model, arguments.dtype, arguments.rows, arguments.work, arguments.prompts)
-    bench.warm_up()
-    kinds = ("base", "trained", "blocks")
+    bench = Bench(arguments)
+    methods = {name: TARGETED[name] for name in (arguments.methods.split(",") if arguments.methods else TARGETED)}
+    kinds = {kind for _, kind, _ in methods.values()} | (set() if arguments.methods else {"base"})
+    if kinds & {"trained", "blocks"}:
+        bench.warm_up()
     pools = {kind: bench.prepare(kind, bench.pool, bench.work / kind, target=False) for kind in kinds}
     targets = {
         kind: {
@@ -189,23 +201,25 @@ def main() -> None:
         }
         for kind in kinds
     }
-    rated = min(arguments.rated or len(bench.rows), len(bench.rows))
-    part = _write(bench.work / "rated.jsonl", bench.rows[:: len(bench.rows) // rated][:rated])
-    bench.features("ratings", part, bench.work / "ratings", "selectit")
-    one = _one_target(bench, pools, targets)
-    every = _all_targets(bench, pools, targets)
-    rest = _without_target(bench, pools, ratings=rated == len(bench.rows))
+    one = _one_target(bench, methods, pools, targets)
+    every = _all_targets(bench, methods, pools, targets)
+    rest, rated = {}, len(bench.rows)
+    if not arguments.methods:
+        rated = min(arguments.rated or rated, rated)
+        part = _write(bench.work / "rated.jsonl", bench.rows[:: len(bench.rows) // rated][:rated])
+        bench.features("ratings", part, bench.work / "ratings", "selectit")
+        rest = _without_target(bench, pools, ratings=rated == len(bench.rows))
     lines = _report(bench, one, every, rest, rated)
     keep(arguments.name, lines, {"one target": one, "all targets": every, "no target": rest, "passes": bench.costs})
 
 
-def _one_target(bench: Bench, pools: dict[str, GradientStore], targets: dict[str, dict[str, GradientStore]]) -> Any:
+def _one_target(bench: Bench, methods: Methods, pools: Stores, targets: dict[str, Stores]) -> Any:
     results: dict[str, dict[str, dict[str, Any]]] = {}
-    for label, (method, kind, options) in TARGETED.items():
+    for label, (method, kind, options) in methods.items():
         results[label] = {}
         for name in bench.capabilities:
             target = None if method == "random" else targets[kind][name]
-            picked, seconds = _timed(lambda: spicerack.select(pools[kind], method, BUDGET, target, **options))  # noqa: B023
+            picked, seconds = _timed(lambda: spicerack.select(pools[kind], method, bench.budget, target, **options))  # noqa: B023
             results[label][name] = {
                 "share": float((bench.labels[picked.indices] == name).mean()),
                 **_mix(bench, picked.indices),
@@ -214,23 +228,23 @@ def _one_target(bench: Bench, pools: dict[str, GradientStore], targets: dict[str
     return results
 
 
-def _all_targets(bench: Bench, pools: dict[str, GradientStore], targets: dict[str, dict[str, GradientStore]]) -> Any:
+def _all_targets(bench: Bench, methods: Methods, pools: Stores, targets: dict[str, Stores]) -> Any:
     results: dict[str, dict[str, Any]] = {}
-    for label, (method, kind, options) in TARGETED.items():
+    for label, (method, kind, options) in methods.items():
         target = None if method == "random" else dict(targets[kind])
-        picked, seconds = _timed(lambda: spicerack.select(pools[kind], method, BUDGET, target, **options))  # noqa: B023
+        picked, seconds = _timed(lambda: spicerack.select(pools[kind], method, bench.budget, target, **options))  # noqa: B023
         results[label] = _mix(bench, picked.indices) | {"seconds": seconds}
     return results
 
 
-def _without_target(bench: Bench, pools: dict[str, GradientStore], *, ratings: bool) -> Any:
+def _without_target(bench: Bench, pools: Stores, *, ratings: bool) -> Any:
     results: dict[str, dict[str, Any]] = {}
     rated = GradientStore.open(bench.work / "ratings").column("selectit") if ratings else None
     for label, (method, options) in OTHERS.items():
         if method == "selectit" and rated is None:
             continue
         extra = {"columns": {"selectit": rated}} if method == "selectit" else {}
-        picked, seconds = _timed(lambda: spicerack.select(pools["base"], method, BUDGET, **options, **extra))  # noqa: B023
+        picked, seconds = _timed(lambda: spicerack.select(pools["base"], method, bench.budget, **options, **extra))  # noqa: B023
         results[label] = _mix(bench, picked.indices) | {"seconds": seconds}
     return results
 
@@ -255,7 +269,7 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
     names = bench.capabilities
     pool = _mix(bench, np.arange(len(bench.rows)))
     lines = [
-        f"{len(bench.rows)} rows, {BUDGET:.0%} picked, {Path(bench.model).name}; warm-up: {WARMUP}.",
+        f"{len(bench.rows)} rows, {bench.budget:.0%} picked, {Path(bench.model).name}; warm-up: {bench.warmup}.",
         machine("spicerack", "torch", "transformers", "numpy"),
         "",
         "## One capability as the target: share of the picks that are of it (wrong responses among the picks)",
@@ -273,7 +287,8 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
         cells = (f"{found[name]['share']:.2f}{stars[name]} ({found[name]['noise']:.3f})" for name in names)
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines += _enriched(one, pool["mix"])
-    for title, results in (("All six as the target together", every), ("Without a target", rest)):
+    tables = {"All six as the target together": every} | ({"Without a target": rest} if rest else {})
+    for title, results in tables.items():
         lines += ["", f"## {title}: the mix of the picks", ""]
         lines += [
             "| method | " + " | ".join(names) + " | entropy, of at most " + f"{math.log2(len(names)):.2f} bit | wrong |"
@@ -284,13 +299,13 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
             lines.append(f"| {label} | {cells} | {found['entropy']:.2f} | {found['noise']:.3f} |")
     lines += ["", "## What it costs on this pool and its targets", ""]
     lines += ["| method | passes | seconds of the passes | operations | seconds to select |", "|---|---|---|---|---|"]
-    for label, found in {**rest, **{label: every[label] for label in TARGETED if label not in rest}}.items():
+    for label, found in {**rest, **{label: every[label] for label in every if label not in rest}}.items():
         needed = PASSES.get(label.split(",")[0] if label not in PASSES else label, ("base",))
         seconds = sum(bench.costs[name]["seconds"] for name in needed)
         flops = sum(bench.costs[name]["flops"] for name in needed)
         passes = ", ".join(needed) or "none"
         lines.append(f"| {label} | {passes} | {seconds:,.0f} | {flops:.2e} | {found['seconds']:.2f} |")
-    if "selectit" not in rest:
+    if rest and "selectit" not in rest:
         share, cost = len(bench.rows) / rated, bench.costs["ratings"]
         lines.append(
             f"| selectit | ratings of {rated} rows, scaled to all | {share * cost['seconds']:,.0f} | "

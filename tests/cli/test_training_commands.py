@@ -68,6 +68,8 @@ def test_the_adapter_is_evaluated_on_its_model(trained, tiny_folder, tiny_pool, 
     assert "s3" in base.output
     exact = run("evaluate", folder, *options, "--exact-match", "--output", tmp_path / "a")
     assert "exact match of greedy answers" in exact.output
+    nothing = ("--exact-match", "--max-answer-tokens", 1, "--output", tmp_path / "b")
+    assert "nothing was asked" in run("evaluate", folder, *options, *nothing).output
     run("evaluate", tiny_folder, "--adapter", folder, *options, "--output", tmp_path / "b")
     loss = {
         name: json.loads((tmp_path / name / "evaluation.json").read_text())["overall"]["loss"]["mean"]

@@ -11,7 +11,7 @@ from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
 from spicerack.compare.selections import check_methods
-from spicerack.errors import BudgetError, ConfigurationError, DataError, UnknownNameError
+from spicerack.errors import BudgetError, ConfigurationError, DataError, StoreMismatchError, UnknownNameError
 from spicerack.training.options import TrainConfig
 
 METHODS = parse_methods("spice,random,t=spice:objective=transductive,target=true,full,none")
@@ -133,7 +133,7 @@ def test_an_interrupted_comparison_goes_on(finished, make_spec, tmp_path, monkey
 def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
     folder, comparison, _, _ = finished
     other = make_spec(folder, recipe=TrainConfig(lora_r=4))
-    with pytest.raises(ConfigurationError, match=r"recipe\.lora_r is 2 there, 4 now"):
+    with pytest.raises(StoreMismatchError, match=r"recipe\.lora_r was 2, now 4"):
         compare(Comparison(other, METHODS, ["25%"], target=comparison.target))
     changed = parse_methods("spice:penalty=0.5,random")
     relabeled = parse_methods("spice=spice:penalty=0.5")

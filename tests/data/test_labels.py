@@ -168,6 +168,26 @@ def test_chat_data_without_a_template_names_the_option():
         Labeler(tiny_tokenizer(), LabelConfig(), chat_template="nowhere.jinja")
 
 
+def test_a_rule_says_how_it_is_not_the_default():
+    assert labeler(None).rule() == f"default options (rule {labeler(None).rule_hash()[:16]})"
+    told = labeler(turns="last", max_length=77).rule()
+    assert told.startswith("max_length=77, turns=last, template ")
+    assert labeler(LLAMA3).rule().split(" (")[0] != labeler().rule().split(" (")[0]
+
+
+@pytest.mark.parametrize(("answer", "empty"), [("", True), ("  ", True), ("no", False), ("ab" * 40, False)])
+def test_a_response_without_words_is_empty(answer, empty):
+    rule = labeler()
+    chat = Chat(({"role": "user", "content": "q"}, {"role": "assistant", "content": answer}))
+    assert rule.says_nothing(rule.encode(chat, where="row")) is empty
+
+
+def test_a_sample_without_trained_tokens_is_not_an_empty_response():
+    rule = labeler(max_length=4)
+    chat = Chat(({"role": "user", "content": "a long question"}, {"role": "assistant", "content": ""}))
+    assert not rule.says_nothing(rule.encode(chat, where="row"))
+
+
 def test_the_rule_hash_tells_rules_apart():
     hashes = {labeler().rule_hash(), labeler(turns="last").rule_hash(), labeler(LLAMA3).rule_hash()}
     assert len(hashes) == 3

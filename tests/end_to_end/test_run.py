@@ -89,6 +89,19 @@ def test_another_batch_size_agrees_within_tolerance(tiny_pool, tiny_folder, tmp_
     np.testing.assert_allclose(matrices[0], matrices[1], rtol=1e-3, atol=1e-5 * np.abs(matrices[0]).max())
 
 
+def test_a_pool_that_is_cut_before_its_answers_names_the_option(tiny_pool, tiny_folder):
+    with pytest.raises(DataError, match=r"no row .* 40 of 40 rows were cut to max_length=5 tokens.*raise it"):
+        spicerack.collect_gradients(tiny_pool, model=tiny_folder, output_dir="unused", max_length=5)
+
+
+def test_label_options_that_differ_are_named(tiny_pool, tiny_folder, tmp_path):
+    spicerack.collect_gradients(tiny_pool, model=tiny_folder, output_dir=tmp_path, **FAST)
+    with pytest.raises(StoreMismatchError, match=r"label_rule was .*, now .*train_on_turn_suffix=False"):
+        spicerack.collect_gradients(
+            tiny_pool, model=tiny_folder, output_dir=tmp_path, **FAST, train_on_turn_suffix=False
+        )
+
+
 def test_rows_without_trained_tokens_are_never_selected(tiny_folder, tmp_path):
     pool = [{"instruction": f"say {i}", "output": f"{i}"} for i in range(6)]
     long = {"instruction": "x" * 200, "output": "never seen: cut off"}

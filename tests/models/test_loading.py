@@ -9,6 +9,7 @@ import torch
 from spicerack.config import ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
 from spicerack.models.attention import SCORES_AT_ONCE, choose_attention
+from spicerack.models.checkpoints import CheckpointModels, ModelCheckpoint
 from spicerack.models.loading import choose_device, choose_dtype, load_model, load_tokenizer
 from spicerack.testing import tiny_model, tiny_tokenizer
 
@@ -42,6 +43,33 @@ def test_the_fingerprint_tells_trainings_apart(folder):
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
     assert load_model(model, ModelConfig()).fingerprint() != first
+
+
+def test_what_is_no_model_is_told(tmp_path):
+    with pytest.raises(ModelError, match="a model of type object cannot be used; expected a hub id"):
+        load_model(object(), ModelConfig())
+    with pytest.raises(ModelError, match="there is no such folder or file, and as a hub id: "):
+        load_model("runs/nosuch", ModelConfig())
+
+
+def test_an_adapter_of_other_weights_is_told(folder, tmp_path):
+    import peft
+
+    base = load_model(folder, ModelConfig(dtype="float32"))
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapter = tmp_path / "training" / "checkpoint-3"
+    record = {"model": {"name": "the-base", "fingerprint": base.fingerprint(), "dtype": "float32"}}
+    peft.get_peft_model(base.model, lora).save_pretrained(adapter)
+    (tmp_path / "training" / "settings.json").write_text(json.dumps(record))
+    own = load_model(folder, ModelConfig(dtype="float32", adapter_name_or_path=str(adapter)))
+    assert "adapter" not in {choice.name for choice in own.choices}
+    record["model"]["fingerprint"] = "of others"
+    (tmp_path / "training" / "settings.json").write_text(json.dumps(record))
+    other = load_model(folder, ModelConfig(dtype="float32", adapter_name_or_path=str(adapter)))
+    told = next(choice for choice in other.choices if choice.name == "adapter")
+    assert "trained on the-base, whose weights are not those of this model" in told.reason
+    checkpoint = ModelCheckpoint("epoch-1", adapter, 1.0)
+    assert "adapter" in {choice.name for choice in CheckpointModels(folder, ModelConfig()).load(checkpoint).choices}
 
 
 def test_an_adapter_is_loaded_on_top(folder, tmp_path):

@@ -159,7 +159,7 @@ def test_targets_that_cannot_be_used(arguments, error, message):
 @pytest.mark.parametrize(
     ("setting", "theirs", "message"),
     [
-        ("projection", {"dimension": 8, "seed": 1}, "projection seed is 1, the pool's 0"),
+        ("projection", {"dimension": 8, "seed": 1}, r"projection\.seed is 1, the pool's 0"),
         ("model", "other (weights 12)", r"model is other \(weights 12\), the pool's m \(weights 34\)"),
         ("tracked", ["a"], "tracked is"),
     ],
@@ -183,6 +183,12 @@ def test_a_target_without_trained_tokens_is_refused(tmp_path):
     empty = write_store(tmp_path / "t", {"gradient": rows[:2]}, trained=[0, 0])
     with pytest.raises(GradientError, match="none of the 2 target rows can be used: 2 no trained tokens"):
         select(rows, "less", 2, empty)
+
+
+def test_a_target_of_zeros_ranks_nothing():
+    rows = np.random.default_rng(0).standard_normal((9, 8))
+    with pytest.raises(GradientError, match="the target rows of 'b' are all zero"):
+        select(rows, "less", 2, {"a": rows[:1], "b": np.zeros((2, 8))})
 
 
 def test_checkpoints_of_pool_and_target_must_be_the_same(toy, tmp_path):

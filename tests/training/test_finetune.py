@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from spicerack.errors import ConfigurationError, DataError, ModelError, StoreLockedError
+from spicerack.errors import ConfigurationError, DataError, ModelError, StoreLockedError, StoreMismatchError
 from spicerack.models.loading import LoadedModel
 from spicerack.store.locks import alone
 from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
@@ -198,7 +198,7 @@ def test_the_step_is_the_gradient_of_the_mean_over_the_accumulated_tokens(data, 
 
 def test_other_settings_in_the_folder_are_refused(data, tmp_path):
     finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1}), tmp_path)
-    with pytest.raises(ConfigurationError, match=r"options\.learning_rate is 0\.005 there, 0\.001 now"):
+    with pytest.raises(StoreMismatchError, match=r"options\.learning_rate was 0\.005, now 0\.001; give another"):
         finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1, "learning_rate": 1e-3}), tmp_path)
 
 
@@ -213,6 +213,10 @@ def test_modules_that_are_not_there_are_named(data, tmp_path):
     loaded = loaded_model()
     with pytest.raises(ModelError, match="lora_target_modules=q_proj_of_another fits no module of LlamaForCausalLM"):
         finetune(data, loaded, options, tmp_path)
+    corrected = LORA.model_copy(update={"lora_target_modules": "q_proj", "max_steps": 1})
+    done = finetune(data, loaded, corrected, tmp_path)  # nothing was made by the settings that did not fit
+    assert json.loads((tmp_path / "settings.json").read_text())["options"]["lora_target_modules"] == "q_proj"
+    assert done.manifest["steps"] == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(data, tmp_path):

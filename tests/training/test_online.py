@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 import spicerack
 from spicerack.config import GradientConfig
-from spicerack.errors import ConfigurationError, StoreLockedError
+from spicerack.errors import ConfigurationError, StoreLockedError, StoreMismatchError
 from spicerack.information import Room
 from spicerack.models.loading import LoadedModel
 from spicerack.testing import random_samples, tiny_model
@@ -227,7 +227,7 @@ def test_a_run_with_the_online_schedule_leaves_what_a_run_leaves(tiny_folder, ti
     repeated = spicerack.run(tmp_path / "a/config.yaml")
     assert repeated.selection.indices.tolist() == again.selection.indices.tolist()
     changed = {**config, "selection": {**config["selection"], "penalty": 0.3}, "output_dir": str(tmp_path / "a")}
-    with pytest.raises(ConfigurationError, match=r"walk with other settings \(options\)"):
+    with pytest.raises(StoreMismatchError, match=r"walk with other settings: options\.penalty was 0\.1, now 0\.3; "):
         spicerack.run(changed)
 
 

@@ -62,6 +62,11 @@ def evaluate(
     if rows.left_out:
         console.print(f"  {len(rows.left_out):,} rows have no trained token and are not measured")
     print_evaluation(done, confidence=wanted.confidence)
+    if wanted.exact_match and done.overall.exact_match is None:
+        console.print(
+            "  exact match: nothing was asked; no sample has a prompt and an uncut reference of at most "
+            f"{wanted.max_answer_tokens} tokens (--max-answer-tokens)"
+        )
     print_files(done.write(output))
 
 
