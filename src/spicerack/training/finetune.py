@@ -21,7 +21,7 @@ from spicerack.config import Choice, RunConfig
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import output_error, write_json
 from spicerack.store.read_back import read_json
-from spicerack.training.folder import occupied
+from spicerack.training.folder import has_work, occupied
 from spicerack.training.options import TrainConfig, TrainerOptions
 from spicerack.training.samples import LabeledRows, model_summary
 
@@ -92,14 +92,8 @@ def finetune(
     """
     output_dir = Path(output_dir)
     settings = describe(data, loaded, options)
-    with occupied(output_dir, settings, lambda section: _begun(output_dir)):
+    with occupied(output_dir, settings, lambda section: has_work(output_dir, MANIFEST_FILE)):
         return _finetune(data, loaded, options, output_dir, settings, progress, callbacks)
-
-
-def _begun(output_dir: Path) -> bool:
-    from spicerack.training.trainer import last_checkpoint
-
-    return (output_dir / MANIFEST_FILE).is_file() or last_checkpoint(output_dir) is not None
 
 
 def _finetune(

@@ -50,6 +50,13 @@ def occupied(output_dir: Path, settings: dict[str, Any], binds: Callable[[str], 
         yield
 
 
+def has_work(output_dir: Path, result: str) -> bool:
+    """Whether a training's folder holds its result, or a checkpoint to go on from."""
+    from spicerack.training.trainer import last_checkpoint
+
+    return (output_dir / result).is_file() or last_checkpoint(output_dir) is not None
+
+
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     there = {section: before.get(section, {}) for section in now}
     if differing := differences(there, now, but=("model.name",)):

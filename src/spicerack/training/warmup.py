@@ -22,7 +22,7 @@ from spicerack.config import Choice
 from spicerack.errors import ConfigurationError
 from spicerack.store.files import write_atomically, write_json
 from spicerack.training.finetune import choices_of, describe, train
-from spicerack.training.folder import occupied
+from spicerack.training.folder import has_work, occupied
 from spicerack.training.options import WarmupConfig
 from spicerack.training.samples import LabeledRows, label_rows
 
@@ -101,16 +101,10 @@ def warmup(
     output_dir = Path(output_dir)
     data = label_rows(pool, labeler, draw(len(pool), options))
     settings = describe(data, loaded, options)
-    with occupied(output_dir, settings, lambda section: _begun(output_dir)):
+    with occupied(output_dir, settings, lambda section: has_work(output_dir, WARMUP_FILE)):
         if not (output_dir / WARMUP_FILE).is_file():
             _warm_up(data, loaded, options, output_dir, settings, progress, callbacks)
     return read_warmup(output_dir, choices_of(data, options, loaded))
-
-
-def _begun(output_dir: Path) -> bool:
-    from spicerack.training.trainer import last_checkpoint
-
-    return (output_dir / WARMUP_FILE).is_file() or last_checkpoint(output_dir) is not None
 
 
 def _warm_up(
