@@ -11,7 +11,15 @@ from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
 from spicerack.compare.selections import check_methods
-from spicerack.errors import BudgetError, ConfigurationError, DataError, StoreMismatchError, UnknownNameError
+from spicerack.config import LabelConfig
+from spicerack.errors import (
+    BudgetError,
+    ConfigurationError,
+    DataError,
+    ModelError,
+    StoreMismatchError,
+    UnknownNameError,
+)
 from spicerack.training.options import TrainConfig
 
 METHODS = parse_methods("spice,random,t=spice:objective=transductive,target=true,full,none")
@@ -128,6 +136,20 @@ def test_an_interrupted_comparison_goes_on(finished, make_spec, tmp_path, monkey
     assert {(c["label"], c["budget"]): c["loss"] for c in again["cells"]} == {
         key: loss for key, loss in expected.items() if key[1] != "200 tokens"
     }
+
+
+def test_a_recipe_that_did_not_fit_is_corrected_in_its_folder(make_spec, tmp_path):
+    """The gradients stay, and so do the settings that they were made by."""
+    methods, wrong = parse_methods("random"), TrainConfig(lora_target_modules="nosuch")
+    with pytest.raises(ModelError, match="lora_target_modules=nosuch fits no module"):
+        compare(Comparison(make_spec(tmp_path, recipe=wrong), methods, ["25%"], seeds=(0,)))
+    made = (tmp_path / "gradients" / "manifest.json").read_bytes()
+    spec = make_spec(tmp_path)
+    shorter = spec.config.model_copy(update={"labels": LabelConfig(max_length=32)})
+    with pytest.raises(StoreMismatchError, match=r"labels\.max_length was 64, now 32"):
+        compare(Comparison(replace(spec, config=shorter), methods, ["25%"], seeds=(0,)))
+    assert len(compare(Comparison(spec, methods, ["25%"], seeds=(0,)))["cells"]) == 1
+    assert (tmp_path / "gradients" / "manifest.json").read_bytes() == made
 
 
 def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
