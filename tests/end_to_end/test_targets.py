@@ -215,5 +215,5 @@ def test_a_store_without_the_subtask_column_says_how_to_have_it(section, tmp_pat
 def test_a_target_of_another_projection_is_refused(section, tmp_path):
     dev = write(tmp_path / "dev.jsonl", rows_of([1]))
     other = spicerack.run(section("other", {"projection_seed": 5}, target=dev)).output_dir / "targets/target"
-    with pytest.raises(StoreMismatchError, match="projection seed is 5, the pool's 0"):
+    with pytest.raises(StoreMismatchError, match=r"projection\.seed is 5, the pool's 0"):
         spicerack.run(section(target=str(other)))
