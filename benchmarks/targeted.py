@@ -254,7 +254,7 @@ def _mix(bench: Bench, indices: np.ndarray) -> dict[str, Any]:
     positive = shares[shares > 0]
     return {
         "mix": dict(zip(bench.capabilities, shares.tolist(), strict=True)),
-        "entropy": float(-(positive * np.log2(positive)).sum()),
+        "entropy": float(abs((positive * np.log2(positive)).sum())),
         "noise": float(bench.noise[indices].mean()),
         "picked": int(indices.size),
     }
@@ -297,7 +297,11 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
         for label, found in {"the pool": pool, **results}.items():
             cells = " | ".join(f"{found['mix'][name]:.2f}" for name in names)
             lines.append(f"| {label} | {cells} | {found['entropy']:.2f} | {found['noise']:.3f} |")
-    lines += ["", "## What it costs on this pool and its targets", ""]
+    return [*lines, *_costs(bench, every, rest, rated)] if rest else lines
+
+
+def _costs(bench: Bench, every: Any, rest: Any, rated: int) -> list[str]:
+    lines = ["", "## What it costs on this pool and its targets", ""]
     lines += ["| method | passes | seconds of the passes | operations | seconds to select |", "|---|---|---|---|---|"]
     for label, found in {**rest, **{label: every[label] for label in every if label not in rest}}.items():
         needed = PASSES.get(label.split(",")[0] if label not in PASSES else label, ("base",))
@@ -305,7 +309,7 @@ def _report(bench: Bench, one: Any, every: Any, rest: Any, rated: int) -> list[s
         flops = sum(bench.costs[name]["flops"] for name in needed)
         passes = ", ".join(needed) or "none"
         lines.append(f"| {label} | {passes} | {seconds:,.0f} | {flops:.2e} | {found['seconds']:.2f} |")
-    if rest and "selectit" not in rest:
+    if "selectit" not in rest:
         share, cost = len(bench.rows) / rated, bench.costs["ratings"]
         lines.append(
             f"| selectit | ratings of {rated} rows, scaled to all | {share * cost['seconds']:,.0f} | "
