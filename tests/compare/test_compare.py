@@ -138,6 +138,18 @@ def test_an_interrupted_comparison_goes_on(finished, make_spec, tmp_path, monkey
     }
 
 
+def test_features_that_were_interrupted_are_gone_on_with(make_spec, tmp_path):
+    def interrupt(stage, rows, tokens, total):
+        if stage == "features":
+            raise KeyboardInterrupt
+
+    comparison = Comparison(make_spec(tmp_path), parse_methods("ifd"), ["25%"], seeds=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        compare(comparison, Watcher(progress=interrupt))
+    assert not json.loads((tmp_path / "gradients/features/manifest.json").read_text())["complete"]
+    assert len(compare(comparison)["cells"]) == 1
+
+
 def test_a_recipe_that_did_not_fit_is_corrected_in_its_folder(make_spec, tmp_path):
     """The gradients stay, and so do the settings that they were made by."""
     methods, wrong = parse_methods("random"), TrainConfig(lora_target_modules="nosuch")

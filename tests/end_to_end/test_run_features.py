@@ -51,6 +51,24 @@ def test_a_target_given_as_a_file_gets_the_pools_features(sections, target, meth
     np.testing.assert_array_equal(alone.indices, run.selection.indices)
 
 
+def test_an_interrupted_pass_beside_the_gradients_is_gone_on_with(sections):
+    """Until it is finished there are no features, and what reads none is not kept from the gradients."""
+
+    def interrupt(stage, rows, tokens, total):
+        if stage == "features":
+            raise KeyboardInterrupt
+
+    config = sections("dpp", quality="ifd")
+    with pytest.raises(KeyboardInterrupt):
+        spicerack.run(config, progress=interrupt)
+    gradients = f"{config['output_dir']}/gradients"
+    assert spicerack.GradientStore.open(gradients).features is None
+    assert spicerack.select(gradients, "random", 3).indices.size == 3
+    done = spicerack.run(config)
+    assert chosen(done)["features"] == "ifd"
+    assert done.store.features.complete
+
+
 def test_features_are_added_beside_the_gradients_where_a_method_reads_both(sections):
     run = spicerack.run(sections("dpp", quality="ifd"))
     assert chosen(run)["features"] == "ifd"

@@ -12,7 +12,7 @@ from spicerack.config import Choice, DataConfig, RunConfig, SelectionConfig, wit
 from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, TokenBudget
 from spicerack.store.files import write_json
-from spicerack.store.layout import FEATURES, MANIFEST, read_manifest
+from spicerack.store.layout import FEATURES, read_manifest
 from spicerack.store.read_back import read_json
 from spicerack.store.reader import GradientStore
 
@@ -133,7 +133,7 @@ class Preparation:
         if not wanted:
             return False
         folder = folder / FEATURES
-        if (folder / MANIFEST).is_file() and GradientStore.open(folder, verify=False).complete:
+        if store.features is not None:
             raise ConfigurationError(
                 f"{folder} has no {', '.join(wanted)}, which the methods read; delete that folder, and the features "
                 "are computed again together"

@@ -12,7 +12,7 @@ from spicerack.features.collect import FeaturePass
 from spicerack.features.needed import missing_features, needed_features
 from spicerack.features.options import FeatureConfig, make_feature_config
 from spicerack.gradients.targets import ONLY, by_name
-from spicerack.store.layout import FEATURES, MANIFEST, TABLE_SCHEMA, norm_column
+from spicerack.store.layout import FEATURES, TABLE_SCHEMA, norm_column
 from spicerack.store.reader import GradientStore
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def add_features(
     if not wanted:
         return store, []
     folder = folder / FEATURES
-    if (folder / MANIFEST).is_file() and GradientStore.open(folder, verify=False).complete:
+    if store.features is not None:
         raise ConfigurationError(
             f"{folder} has no {', '.join(wanted)}, which the method reads; delete that folder, and they are computed"
         )

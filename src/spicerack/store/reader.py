@@ -128,13 +128,14 @@ class GradientStore:
 
     @cached_property
     def features(self) -> GradientStore | None:
-        """The store of features beside this one, or None.
+        """The finished store of features beside this one, or None.
 
         Raises:
             StoreError: it is of other samples.
         """
         folder = self._root / FEATURES
-        if not (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        if manifest is None or not manifest["complete"]:  # an unfinished one is gone on with by whoever needs it
             return None
         store = GradientStore.open(folder)
         if not np.array_equal(store.column("id"), self.column("id")):
