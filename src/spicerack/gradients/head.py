@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spicerack.gradients.packing import PackedRow
 
 LOGITS_AT_ONCE = 1 << 24  # elements of a chunk's logits: 64 MB in float32
+ROWS_AT_ONCE = 512  # enough for a product at full speed; a larger tensor is given fresh pages every time it is made
 
 
 def has_flash_attention(model: Any) -> bool:
@@ -65,7 +66,8 @@ class Head:
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Runs of positions whose logits are formed together."""
-        rows = max(16, LOGITS_AT_ONCE // int(self.module.get_parameter("weight").shape[0]))
+        vocabulary = int(self.module.get_parameter("weight").shape[0])
+        rows = max(16, min(ROWS_AT_ONCE, LOGITS_AT_ONCE // vocabulary))
         for start in range(0, count, rows):
             yield slice(start, min(start + rows, count))
 

@@ -41,10 +41,10 @@ def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tup
         part = slice(start, start + step)
         index = targets[part, None]
         rows = logits[part] if whole else room[: len(index)].copy_(logits[part])
-        largest, place = rows.max(1, keepdim=True)
+        largest = rows.amax(1, keepdim=True)
         own = rows.gather(1, index)
         values = torch.softmax(rows, 1, out=gradient[part] if whole else rows)
-        normalizer = largest - values.gather(1, place).log()
+        normalizer = largest - values.amax(1, keepdim=True).log()
         losses[part] = (normalizer - own).squeeze(1)
         values.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
         values.mul_(weights[part, None])
