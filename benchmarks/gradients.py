@@ -160,7 +160,8 @@ def main() -> None:
                 raw.append(
                     {"shape": shape, "dtype": dtype, "labels": name, "seconds": {t.name: t.seconds for t in timings}}
                 )
-    keep("gradients" if arguments.device == "cpu" else "gradients_gpu", lines, raw)
+    device = [] if arguments.device == "cpu" else ["gpu"]
+    keep("_".join(["gradients", *device, *(arguments.shape or []), *(arguments.dtype or [])]), lines, raw)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import transformers
 
 from spicerack.config import ModelConfig
 from spicerack.errors import ConfigurationError, ModelError
@@ -113,6 +114,23 @@ def test_a_missing_model_and_gguf_are_one_line(tmp_path):
     with pytest.raises(ModelError, match="cannot load the model") as hub:
         load_model("nobody/nothing-at-all", ModelConfig())
     assert not re.search(r"\n", str(gguf.value) + str(hub.value))
+
+
+@pytest.mark.skipif(not hasattr(transformers, "GgufConfig"), reason="this version always unpacks")
+def test_weights_of_a_gguf_file_are_unpacked(tmp_path, monkeypatch, folder):
+    plain, asked = transformers.AutoModelForCausalLM.from_pretrained, {}
+
+    def from_pretrained(**options):
+        asked.update(options)
+        return plain(folder)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    (tmp_path / "a.gguf").touch()
+    load_model(tmp_path / "a.gguf", ModelConfig(device="cpu", tokenizer_name_or_path=str(folder)))
+    assert asked["gguf_file"] == "a.gguf"
+    assert asked["quantization_config"].dequantize
+    load_model(folder, ModelConfig(device="cpu"))
+    assert asked["use_safetensors"]
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):

@@ -89,11 +89,17 @@ def test_a_run_without_rows_says_what_to_name(tiny_pool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "indices", [np.zeros((2, 2), int), np.array([0.5]), np.array([-1]), np.array([], dtype=np.int64)]
+    ("indices", "message"),
+    [
+        (np.zeros((2, 2), int), "does not hold a list of row numbers"),
+        (np.array([0.5]), "does not hold a list of row numbers"),
+        (np.array([], dtype=np.int64), "does not hold a list of row numbers"),
+        (np.array([-1]), "names row -1; expected row numbers from 0"),
+    ],
 )
-def test_indices_that_are_no_rows(tiny_pool, tmp_path, indices):
+def test_indices_that_are_no_rows(tiny_pool, tmp_path, indices, message):
     np.save(tmp_path / "indices.npy", indices)
-    with pytest.raises(DataError, match="expected at least one row number"):
+    with pytest.raises(DataError, match=message):
         read_selection(tiny_pool, indices=tmp_path / "indices.npy")
 
 
@@ -102,7 +108,7 @@ def test_indices_of_another_pool(tiny_pool, tmp_path):
     selected = read_selection(tiny_pool, indices=tmp_path / "indices.npy")
     with pytest.raises(DataError, match=r"reach row 40, but .* has 40 rows"):
         selected.pool(selected.config)
-    with pytest.raises(DataError, match="cannot read indices"):
+    with pytest.raises(DataError, match=r"cannot read .*name a selection's folder or an indices\.npy"):
         read_selection(tiny_pool, indices=tmp_path / "nothing.npy")
 
 

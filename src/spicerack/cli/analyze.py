@@ -114,22 +114,16 @@ def _read_indices(path: Path, n: int) -> IntArray:
     import numpy as np
 
     from spicerack.errors import DataError
+    from spicerack.store.read_back import read_indices
 
     file = path / "indices.npy" if path.is_dir() else path
-    try:
-        indices = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"cannot read {file} ({error}); name a selection's folder or an indices.npy of row numbers"
-        ) from error
-    if not isinstance(indices, np.ndarray) or indices.ndim != 1 or indices.dtype.kind not in "iu" or not indices.size:
-        raise DataError(f"{file} does not hold a list of row numbers; expected the indices.npy of a selection")
-    outside = indices[(indices < 0) | (indices >= n)]
+    indices: IntArray = read_indices(file)
+    outside = indices[indices >= n]
     if outside.size:
         raise DataError(f"{file} names row {int(outside[0])}, the store has {n}; it is a selection of another pool")
     if np.unique(indices).size < indices.size:
         raise DataError(f"{file} names a row twice; expected each row of a selection once")
-    return indices.astype(np.int64)
+    return indices
 
 
 def _options_of(selection: Path | None) -> dict[str, Any]:

@@ -165,7 +165,9 @@ def _from_pretrained(name: str, config: ModelConfig, dtype: torch.dtype, device:
         options["attn_implementation"] = config.attn_implementation
     if quantized := _quantization(config, dtype):
         options |= {"quantization_config": quantized, "device_map": {"": device}}
-    if "gguf_file" not in location:
+    if "gguf_file" in location:
+        options = {**_unpacked(), **options}
+    else:
         _check_weights(Path(name))
         options["use_safetensors"] = True
     try:
@@ -210,6 +212,14 @@ def _quantization(config: ModelConfig, dtype: torch.dtype) -> Any:
     if config.load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _unpacked() -> dict[str, Any]:
+    """What keeps transformers from leaving a GGUF file's weights in their blocks: no gradient passes through those."""
+    import transformers
+
+    known = getattr(transformers, "GgufConfig", None)  # versions without it always unpack
+    return {} if known is None else {"quantization_config": known(dequantize=True)}
 
 
 def _location(name: str) -> dict[str, str]:

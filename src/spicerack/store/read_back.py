@@ -31,6 +31,26 @@ def read_array(path: Path, remedy: str) -> np.ndarray:
     return _read(path, lambda: np.asarray(np.load(path, allow_pickle=False)), remedy)
 
 
+def read_indices(path: Path) -> np.ndarray:
+    """Pool rows in the order picked, (s,) int64, of a file that a user may have named.
+
+    Raises:
+        DataError: no such file, or no row numbers in it.
+    """
+    try:
+        indices = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"cannot read {path} ({first_line(error)}); name a selection's folder or an indices.npy of row numbers"
+        ) from error
+    if not isinstance(indices, np.ndarray) or indices.ndim != 1 or indices.dtype.kind not in "iu" or not indices.size:
+        raise DataError(f"{path} does not hold a list of row numbers; expected the indices.npy of a selection")
+    rows = indices.astype(np.int64)
+    if rows.min() < 0:
+        raise DataError(f"{path} names row {rows.min()}; expected row numbers from 0")
+    return rows
+
+
 def _read(path: Path, read: Callable[[], Read], remedy: str) -> Read:
     """Read a file.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from spicerack.config import Choice, ModelConfig, RunConfig, load_config
 from spicerack.errors import ConfigurationError, DataError, StoreCorruptError
+from spicerack.store.read_back import read_indices
 
 if TYPE_CHECKING:
     from spicerack.data.records import Pool
@@ -73,7 +74,7 @@ def read_selection(
     """
     folder = Path(selection)
     if not (folder.is_dir() and (folder / "config.yaml").is_file()):
-        rows = None if indices is None else _read_indices(Path(indices))
+        rows = None if indices is None else read_indices(Path(indices))
         return SelectedData(str(selection), rows, RunConfig())
     if indices is not None:
         raise ConfigurationError(f"{folder} is a run and has indices of its own; name the pool together with --indices")
@@ -86,7 +87,7 @@ def read_selection(
     elif config.model.adapter_name_or_path is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"adapter_name_or_path": None})})
         choices.append(Choice("adapter", "none", "the run's was for its gradients; training begins with the model"))
-    picks = len(_read_indices(folder / "indices.npy")) if (folder / "indices.npy").is_file() else None
+    picks = len(read_indices(folder / "indices.npy")) if (folder / "indices.npy").is_file() else None
     return SelectedData(str(source), None, config, tuple(choices), picks)
 
 
@@ -101,16 +102,3 @@ def _selected_file(folder: Path, config: RunConfig) -> Path:
         f"{folder} has no selected.jsonl; `spicerack select ... --pool POOL` writes it beside the indices (to train, a "
         f"pool with --indices {folder / 'indices.npy'} will do)"
     )
-
-
-def _read_indices(path: Path) -> np.ndarray:
-    try:
-        indices = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read indices from {path}: {error}; expected the indices.npy of a selection") from error
-    if indices.ndim != 1 or len(indices) == 0 or indices.dtype.kind not in "iu" or int(indices.min()) < 0:
-        raise DataError(
-            f"{path} holds {indices.dtype} of shape {indices.shape}; expected at least one row number, 0 or higher, in "
-            "one dimension"
-        )
-    return np.asarray(indices, dtype=np.int64)
