@@ -1,7 +1,7 @@
 """What every method picks from a pool of several capabilities, and what that costs, on a real model.
 
     .venv/bin/python benchmarks/targeted.py DATA --model MODEL [--rows 2000] [--work runs/targeted] [--prompts FILE]
-        [--name NAME] [--budget 0.1] [--fraction 0.1] [--epochs 2] [--methods less,bids,in2core]
+        [--name NAME] [--budget 0.1] [--fraction 0.1] [--epochs 2] [--methods 'less,in2core,in2core, plain rows']
 
 DATA holds pool.jsonl and target.jsonl, rows with `capability`; the pool's also `noise`, 1 for a wrong response, which
 is used for scoring alone. Each capability is the only target once, and all are the target together. What is made
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,9 @@ TARGETED: Methods = {
     "less": ("less", "trained", {}),
     "less, plain rows": ("less", "trained", {"pool_rows": "plain"}),
     "bids": ("bids", "trained", {}),
+    "bids, plain rows": ("bids", "trained", {"pool_rows": "plain"}),
     "in2core": ("in2core", "blocks", {}),
+    "in2core, plain rows": ("in2core", "blocks", {"rows": "plain"}),
     "rds": ("rds", "base", {}),
     "tsds": ("tsds", "base", {}),
     "spice, transductive": ("spice", "base", {"objective": "transductive", "rows": "unit"}),
@@ -189,7 +192,9 @@ def main() -> None:
     parser.add_argument("--methods", help="targeted ones, without those that need no target; default: everything")
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    methods = {name: TARGETED[name] for name in (arguments.methods.split(",") if arguments.methods else TARGETED)}
+    methods = {
+        name: TARGETED[name] for name in (re.split(",(?! )", arguments.methods) if arguments.methods else TARGETED)
+    }
     kinds = {kind for _, kind, _ in methods.values()} | (set() if arguments.methods else {"base"})
     if kinds & {"trained", "blocks"}:
         bench.warm_up()

@@ -68,6 +68,10 @@ def influences(G, V, blocks, hessian, counted=None, size=16):
     return found
 
 
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("blocks", [[slice(0, 20)], BLOCKS])
 def test_the_streamed_form_equals_the_loop_and_the_matrix_form(task, blocks):
     G, V = task
@@ -109,10 +113,11 @@ def test_a_block_without_gradient_has_no_influence(task):
 
 
 @pytest.mark.parametrize("hessian", ["datainf", "exact", "identity"])
-def test_scores_are_minus_the_influence_of_the_layers_that_are_read(task, stores, hessian):
-    G, V = task
+@pytest.mark.parametrize("rows", ["unit", "plain"])
+def test_scores_are_minus_the_influence_of_the_layers_that_are_read(task, stores, hessian, rows):
+    G, V = task if rows == "plain" else map(unit, task)
     pool, target = stores
-    selection = select(pool, "in2core", 6, target, hessian=hessian, layers="first", layer_share=0.5)
+    selection = select(pool, "in2core", 6, target, hessian=hessian, layers="first", layer_share=0.5, rows=rows)
     expected = -influences(G[:, :8], V[:, :8], BLOCKS[:2], hessian).mean(axis=0)
     np.testing.assert_allclose(selection.scores, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
     np.testing.assert_array_equal(selection.indices, np.argsort(-expected)[:6])
@@ -147,10 +152,11 @@ def test_layers_are_blocks_of_the_store(stores, options, blocks):
     assert findings["blocks_in_all"] == 4
 
 
-def test_the_pilot_compares_the_layers_with_all(task, stores):
-    manifest = select(stores[0], "in2core", 0.2, stores[1]).manifest
+@pytest.mark.parametrize("rows", ["unit", "plain"])
+def test_the_pilot_compares_the_layers_with_all(task, stores, rows):
+    manifest = select(stores[0], "in2core", 0.2, stores[1], rows=rows).manifest
     pilot = manifest["findings"]["pilot"]
-    G, V = task
+    G, V = task if rows == "plain" else map(unit, task)
     some = -influences(G[:, :8], V[:, :8], BLOCKS[:2], "datainf").mean(axis=0)
     every = -influences(G, V, BLOCKS, "datainf").mean(axis=0)
     ranks = [np.argsort(np.argsort(scores)) for scores in (some, every)]
@@ -164,9 +170,22 @@ def test_the_pilot_compares_the_layers_with_all(task, stores):
     assert "pilot" not in select(stores[0], "in2core", 0.2, stores[1], layers="all").manifest["findings"]
 
 
-def test_coverage_is_the_mean_influence_of_the_best_proponents(task):
-    G, V = task
-    findings = select(G, "in2core", 5, np.vstack([V, np.full((1, 20), np.nan)]), coverage=3).manifest["findings"]
+def test_short_responses_win_by_their_long_gradients_alone():
+    """Two kinds of rows; those of the target's kind point its way, the others are ten times as long."""
+    rng = np.random.default_rng(2)
+    kind, other = np.eye(2, 12)
+    G = np.vstack([kind + 0.3 * rng.standard_normal((20, 12)), 10 * (other + 0.3 * rng.standard_normal((20, 12)))])
+    V = kind + 0.3 * rng.standard_normal((5, 12))
+    picked = {rows: select(G, "in2core", 10, V, hessian="identity", rows=rows).indices for rows in ("unit", "plain")}
+    assert (picked["unit"] < 20).all()
+    assert (picked["plain"] >= 20).sum() >= 8
+
+
+@pytest.mark.parametrize("rows", ["unit", "plain"])
+def test_coverage_is_the_mean_influence_of_the_best_proponents(task, rows):
+    G, V = task if rows == "plain" else map(unit, task)
+    with_a_bad_one = np.vstack([task[1], np.full((1, 20), np.nan)])
+    findings = select(task[0], "in2core", 5, with_a_bad_one, coverage=3, rows=rows).manifest["findings"]
     expected = np.sort(influences(G, V, [slice(0, 20)], "datainf"), axis=1)[:, :3].mean(axis=1)
     np.testing.assert_allclose(findings["coverage"]["mean_influence"], expected, rtol=1e-10)
     assert findings["coverage"]["target_rows"] == [0, 1, 2, 3, 4]

@@ -2,6 +2,9 @@
 
 The score is minus the influence on the mean target gradient: positive for *proponents*. Only proponents are picked. The
 weights are taken block by block where the store keeps their columns apart (`GradientStore.segments`).
+
+The paper reads gradients as they are. Under a mean over tokens their length says how short a response is, and short
+responses win whatever the target; so rows have unit length by default (docs/decisions/0006-in2core-unit-rows.md).
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ WORST = 10
 class In2CoreOptions(MethodOptions):
     """Options of In2Core."""
 
+    rows: Literal["plain", "unit"] = Field(
+        "unit", description="pool and target rows scaled to unit length, or as they are (the paper's)"
+    )
     hessian: Hessian = Field("datainf", description="how the damped second moments of the gradients are inverted")
     layers: Layers | tuple[str, ...] = Field(
         "first", description="blocks of weights that are read: a share of them, or names (layers.3, q_proj), or all"
@@ -78,7 +84,7 @@ class In2Core:
             problem.choose(
                 "layers", "all", "the rows' columns mix all weights: one block; --layout blocks keeps them apart"
             )
-        targets, V = _target_gradients(problem)
+        targets, V = _target_gradients(problem, options)
         if options.hessian == "exact":
             _check_memory(blocks)
         scores, coverage = _score(problem, options, blocks, V)
@@ -100,21 +106,21 @@ class In2Core:
 IN2CORE = In2Core()
 
 
-def _target_gradients(problem: Problem) -> tuple[IntArray, FloatArray]:
+def _target_gradients(problem: Problem, options: In2CoreOptions) -> tuple[IntArray, FloatArray]:
     """Numbers of the target rows that are usable (u,), and their gradients (u, k)."""
     assert problem.target is not None  # read_target() saw to it
     targets = np.flatnonzero(problem.target.included)
     if targets.size < problem.target.n:
         reason = f"of {problem.target.n}; the others have no trained tokens or no finite gradient"
         problem.choose("target rows", int(targets.size), reason)
-    return targets, problem.target.take(targets)
+    return targets, problem.target.take(targets, options.rows)
 
 
 def _score(problem: Problem, options: In2CoreOptions, blocks: Blocks, V: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Minus the influence on the mean target gradient, (n,), NaN if not eligible; and every target's coverage, (u,)."""
 
     def stream() -> Iterable[Block]:
-        return ((part, blocks.take(rows)) for part, rows in problem.rows.stream("plain", np.float64))
+        return ((part, blocks.take(rows)) for part, rows in problem.rows.stream(options.rows, np.float64))
 
     curvature = _curvature(options, blocks, stream, problem.eligible)
     directions = curvature.directions(blocks.take(np.concatenate([V.mean(axis=0, keepdims=True), V])))
@@ -184,7 +190,7 @@ def _pilot(problem: Problem, options: In2CoreOptions, blocks: Blocks, V: FloatAr
     if blocks.all_of_them or options.pilot == 0 or rows.size < 2:
         return {}
     draw = np.random.Generator(np.random.PCG64(problem.seed)).permutation(rows.size)[: options.pilot]
-    G, mean = problem.rows.take(np.sort(rows[draw])), V.mean(axis=0, keepdims=True)
+    G, mean = problem.rows.take(np.sort(rows[draw]), options.rows), V.mean(axis=0, keepdims=True)
     some, every = (_pilot_scores(options, part, G, mean) for part in (blocks, blocks.whole()))
     share = problem.budget.share or (problem.budget.count or rows.size / 2) / rows.size
     top = max(1, round(share * len(G)))
