@@ -35,6 +35,7 @@ from spicerack.data.labels import Labeler
 from spicerack.data.records import load_pool
 from spicerack.features.options import FeatureConfig
 from spicerack.store.files import write_json
+from spicerack.store.layout import read_manifest
 from spicerack.store.reader import GradientStore
 from spicerack.training.finetune import load_for_training
 from spicerack.training.options import WarmupConfig
@@ -46,10 +47,11 @@ TRAINED = {"parameters": "lora", "dimension": 4096}
 BLOCKS = {"parameters": "lora", "layout": "blocks", "sketch": 4}
 FEATURES = "embedding,embedding_weighted,ifd,states"
 
+ANY = "any"  # store of the pool: its rows are not read
 Methods = dict[str, tuple[str, str, dict[str, Any]]]
 Stores = dict[str, GradientStore]
 TARGETED: Methods = {
-    "random": ("random", "base", {}),
+    "random": ("random", ANY, {}),
     "less": ("less", "trained", {}),
     "less, plain rows": ("less", "trained", {"pool_rows": "plain"}),
     "bids": ("bids", "trained", {}),
@@ -145,7 +147,9 @@ class Bench:
         )
 
     def gradients(self, name: str, data: Path, folder: Path, **options: Any) -> GradientStore:
-        """Gradients of a file."""
+        """Gradients of a file; those that are finished are read."""
+        if (read_manifest(folder) or {}).get("complete"):
+            return GradientStore.open(folder)
         planned = pipeline.plan_pass(self.config(pool=str(data), **options), progress=_say(folder.name))
         store = planned.run(folder)
         if planned.cost is not None:
@@ -195,7 +199,7 @@ def main() -> None:
     methods = {
         name: TARGETED[name] for name in (re.split(",(?! )", arguments.methods) if arguments.methods else TARGETED)
     }
-    kinds = {kind for _, kind, _ in methods.values()} | (set() if arguments.methods else {"base"})
+    kinds = {kind for _, kind, _ in methods.values() if kind != ANY} | (set() if arguments.methods else {"base"})
     if kinds & {"trained", "blocks"}:
         bench.warm_up()
     pools = {kind: bench.prepare(kind, bench.pool, bench.work / kind, target=False) for kind in kinds}
@@ -206,6 +210,7 @@ def main() -> None:
         }
         for kind in kinds
     }
+    pools[ANY] = pools[min(kinds)]
     one = _one_target(bench, methods, pools, targets)
     every = _all_targets(bench, methods, pools, targets)
     rest, rated = {}, len(bench.rows)
