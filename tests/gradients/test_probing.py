@@ -119,8 +119,20 @@ def test_probing_spends_a_small_share_of_the_pool_and_nothing_on_a_small_one():
     device, lengths = Simulated(1000 * GIGABYTE, launch=10**9), lengths_of()
     device.find(lengths)
     assert sum(samples * length for samples, length in device.shapes) <= 0.02 * lengths.tokens.sum()
-    assert pays(lengths)
-    assert not pays(lengths_of(rows=200))
+    assert pays(lengths, 2048)
+    assert not pays(lengths_of(rows=200), 2048)
+
+
+def test_a_pool_too_small_to_time_the_default_gets_it():
+    """Of 256 and 512 tokens the better one is a poor size: sizes up to the default are timed, or none."""
+    device, lengths = Simulated(1000 * GIGABYTE, launch=10**9), lengths_of(rows=850)
+    assert 0.02 * lengths.tokens.sum() < 3 * 512 + 3 * 512 + 2 * 2 * 2048
+    answer, (choice,) = choose(device, lengths, None)
+    assert (answer, choice.value, device.shapes) == (None, "2048", [])
+    larger = lengths_of(rows=3000)
+    choose(device, larger, None)
+    median = int(np.median(larger.tokens))
+    assert max(samples * length for samples, length in device.shapes if length == median) > 1024
 
 
 def test_errors_that_are_not_about_memory_pass():
@@ -177,8 +189,8 @@ def test_an_answer_for_shorter_samples_does_not_count(tmp_path):
         "{not json",
         "[]",
         "{}",
-        '{"version": 2, "answers": {"x": 3}}',
-        '{"version": 2, "answers": {"x": [{"tokens_per_batch": -4, "longest": 3, "reason": ""}]}}',
+        '{"version": 3, "answers": {"x": 3}}',
+        '{"version": 3, "answers": {"x": [{"tokens_per_batch": -4, "longest": 3, "reason": ""}]}}',
         "\udcff",
     ],
 )

@@ -5,8 +5,8 @@ ones (a sketch each). Two batches of either kind give the line, and the line wha
 holds. Below that, sizes are doubled while the real tokens a second still rise: larger batches use the device better but
 carry more pads, since samples are sorted by length inside a shard only.
 
-Trying is worth a small share of the pass. A pool too small for it gets the device's default; `backoff.py` catches what
-does not fit there.
+Trying is worth a small share of the pass. A pool too small to time the sizes up to the device's default gets that
+default: of the smallest sizes alone the best is a poor one. `backoff.py` catches what does not fit there.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def choose_tokens_per_batch(
     Raises:
         ConfigurationError: the longest sample alone does not fit.
     """
-    if not pays(lengths):
+    if not pays(lengths, default):
         reason = f"default; the pool's {int(lengths.tokens.sum()):,} tokens are too few for a probe to pay"
         return None, [Choice("tokens_per_batch", str(default), reason)]
     answer, trouble = remembered.get(question, lengths.longest) if remembered else (None, None)
@@ -111,10 +111,11 @@ def choose_tokens_per_batch(
     return answer, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), answer.reason)]
 
 
-def pays(lengths: Lengths) -> bool:
-    """Whether a pool is so large that finding the size costs a small share of its pass."""
+def pays(lengths: Lengths, default: int) -> bool:
+    """Whether a pool is so large that timing the sizes up to the default costs a small share of its pass."""
     budget = PROBE_SHARE * float(lengths.tokens.sum())
-    return _memory_probe(lengths) + 2 * FIRST_TOKENS <= budget
+    timed = 2 * 2 * default  # twice each, and doublings sum to twice the last
+    return _memory_probe(lengths) + timed <= budget
 
 
 def _memory_probe(lengths: Lengths) -> int:

@@ -18,7 +18,7 @@ from spicerack.config import Choice
 from spicerack.errors import OutputError
 from spicerack.store.files import write_json
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
