@@ -105,6 +105,15 @@ def test_a_table_of_what_is_finished_runs_nothing(finished, monkeypatch):
         compare(replace(more, methods=parse_methods("ifd")))
 
 
+def test_the_target_may_be_named_when_a_method_that_reads_it_is_asked_for(finished, monkeypatch):
+    """Picks that do not depend on it are the same without."""
+    _, comparison, results, _ = finished
+    monkeypatch.setattr(bench.Bench, "run", lambda *_: pytest.fail("a finished cell was run"))
+    again = compare(replace(comparison, methods=METHODS[:2], target=None))
+    assert again["summary"] == [row for row in results["summary"] if row["label"] in ("spice", "random")]
+    compare(comparison)  # all of it again
+
+
 def test_again_nothing_is_run_and_the_results_are_the_same(finished, monkeypatch):
     _, comparison, results, _ = finished
     monkeypatch.setattr(bench.Bench, "run", lambda *_: pytest.fail("a finished cell was run"))

@@ -29,6 +29,15 @@ def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_
         Preparation(config).run(pool, parse_methods("unimax"))
 
 
+def test_a_target_that_no_method_reads_costs_no_pass_and_that_is_said(make_spec, compare_data, tmp_path):
+    config = make_spec(tmp_path).config
+    pool = load_pool(config.data.pool, config.data)
+    made = Preparation(config).run(pool, parse_methods("spice,random,none"), target=compare_data / "target.jsonl")
+    assert made.target is None
+    assert not (tmp_path / "target").exists()
+    assert ("target", "not read") in [choice[:2] for choice in made.choices]
+
+
 def test_what_a_trim_reads_is_read_by_its_method():
     plain, by_loss, by_ifd = parse_methods(["random", "a=random:trim=0.2", "b=random:trim=0.2,trim_by=ifd"])
     assert needs_of_method(plain).columns == ()

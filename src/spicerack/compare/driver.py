@@ -117,6 +117,8 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
         store=comparison.store,
         target=comparison.target,
     )
+    for choice in inputs.choices:
+        watcher.say(f"{choice.name} = {choice.value}  ({choice.reason})")
     budgets = resolve_budgets(comparison.budgets, inputs.store)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
     cells = make_cells(comparison.methods, budgets, comparison.seeds)

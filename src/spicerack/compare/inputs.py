@@ -30,7 +30,7 @@ COST_FILE = "cost.json"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Stores of the pool and of the target, what was decided on the way, and the seconds that the passes took."""
+    """Stores of the pool and of the target, None where no method reads one, what was decided, seconds of the passes."""
 
     store: GradientStore
     target: GradientStore | None
@@ -60,10 +60,10 @@ class Preparation:
 
         Args:
             pool: the rows selected from.
-            methods: their needs decide on features, and whether the target's are needed too.
+            methods: their needs decide on features, and whether the target is needed at all.
             budgets: of every method; what cannot be met is refused before the pass.
             store: a gradient store of the pool, made there if it is not finished; default: in the comparison's folder.
-            target: a gradient store of target rows, or a data file whose gradients are taken.
+            target: a gradient store of target rows, or a data file whose gradients are taken if a method reads them.
 
         Raises:
             DataError: the store is of another pool.
@@ -71,11 +71,15 @@ class Preparation:
                 cannot meet.
         """
         needs = [need for method in methods if (need := needs_of_method(method)) is not None]
+        of_target = [need for method in methods if (need := needs_of_method(method)) and reads_target(method)]
         folder = store or self.config.output_dir / "gradients"
         opened = self.gradients(pool, folder, [section_of(self.config, m, b) for m in methods for b in budgets])
         if self.features(pool, opened, folder, needs):
             opened = GradientStore.open(folder, verify=False)
-        goal = None if target is None else self._target(target, [need for need in needs if need.target != "no"])
+        if target is not None and not of_target:
+            reason = "no method reads one; target=true hands it to a method that may"
+            self.choices.append(Choice("target", "not read", reason))
+        goal = self._target(target, of_target) if target is not None and of_target else None
         self._tools = None
         return Inputs(opened, goal, tuple(self.choices), self._seconds())
 
@@ -209,6 +213,12 @@ def needs_of_method(method: Method) -> Needs | None:
     needs = needs_of(get_selector(method.name), options_of_method(method))
     by = trim_column(method.options.get("trim_by"))
     return replace(needs, columns=(*needs.columns, by)) if method.options.get("trim") else needs
+
+
+def reads_target(method: Method) -> bool:
+    """Whether a method is given the target: because it needs one, or because `target=true` says so."""
+    needs = needs_of_method(method)
+    return needs is not None and (bool(method.options.get(WITH_TARGET, False)) or needs.target == "required")
 
 
 def options_of_method(method: Method) -> MethodOptions:

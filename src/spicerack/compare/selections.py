@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spicerack.compare.inputs import needs_of_method, options_of_method, section_of
+from spicerack.compare.inputs import options_of_method, reads_target, section_of
 from spicerack.compare.plan import FULL, WITH_TARGET, Budget, Cell, Method
 from spicerack.config import RunConfig, dump_config
 from spicerack.errors import ConfigurationError
@@ -64,7 +64,8 @@ class Selections:
         """
         self.store, self.pool, self.config, self.target = store, pool, config, target
         self.seeds, self.say = list(seeds), say or (lambda line: None)
-        self._of = {"store": store.fingerprint(), "target": None if target is None else target.fingerprint()}
+        self._store = store.fingerprint()
+        self._goal = None if target is None else target.fingerprint()
 
     def of(self, cell: Cell) -> Picked:
         """The rows that a cell trains on."""
@@ -79,7 +80,12 @@ class Selections:
 
     def _one(self, method: Method, budget: Budget, seed: int) -> Picked:
         folder = self.config.output_dir / "selections" / method.label / budget.folder / f"seed-{seed}"
-        spec = {"method": method.name, "options": json.loads(json.dumps(dict(method.options), default=str)), **self._of}
+        spec = {
+            "method": method.name,
+            "options": json.loads(json.dumps(dict(method.options), default=str)),
+            "store": self._store,
+            "target": self._goal if reads_target(method) else None,
+        }
         remedy = f"delete {folder}, and compare again"
         if (folder / RECORD_FILE).is_file():
             record = read_json(folder / RECORD_FILE, remedy)
@@ -98,11 +104,10 @@ class Selections:
         from spicerack.export.rows import write_selection
         from spicerack.selectors import select
 
-        options, needs = dict(method.options), needs_of_method(method)
-        assert needs is not None
-        wants = options.pop(WITH_TARGET, False) or needs.target == "required"
+        options = {name: value for name, value in method.options.items() if name != WITH_TARGET}
+        target = self.target if reads_target(method) else None
         started = time.monotonic()
-        selection = select(self.store, method.name, budget.value, self.target if wants else None, seed=seed, **options)
+        selection = select(self.store, method.name, budget.value, target, seed=seed, **options)
         seconds = time.monotonic() - started
         config = section_of(self.config, method, budget.value)
         assert config is not None
@@ -152,11 +157,10 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
             if method.options:
                 raise ConfigurationError(f"{method.name!r} selects nothing and has no options; leave them out")
             continue
-        needs = needs_of_method(method)
         wants = method.options.get(WITH_TARGET, False)
         if not isinstance(wants, bool):
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")
-        reads = needs is not None and (wants or needs.target == "required")
+        reads = reads_target(method)
         if reads and not has_target:
             raise ConfigurationError(f"method {method.name!r} needs a target set; give one (--target)")
         check_given(get_selector(method.name), options_of_method(method), subtask_names(reads, None))

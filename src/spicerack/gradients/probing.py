@@ -2,11 +2,12 @@
 
 Memory grows with the tokens of a batch in a straight line, of another slope for long samples (attention) than for short
 ones (a sketch each). Two batches of either kind give the line, and the line what `MEMORY_SHARE` of the free memory
-holds. Below that, sizes are doubled while the real tokens a second still rise: larger batches use the device better but
-carry more pads, since samples are sorted by length inside a shard only.
+holds. Below that, the device's default is doubled while the real tokens a second still rise: larger batches use the
+device better but carry more pads, since samples are sorted by length inside a shard only.
 
-Trying is worth a small share of the pass. A pool too small to time the sizes up to the device's default gets that
-default: of the smallest sizes alone the best is a poor one. `backoff.py` catches what does not fit there.
+Trying is worth a small share of the pass. A pool too small to time the default and its double gets the default, and no
+smaller size is timed: they differ by less than what other work on the machine does to a timing of so few tokens.
+`backoff.py` catches what does not fit there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.8  # of the free memory: allocators fragment, and other processes live
 PROBE_SHARE = 0.02  # of the pool's tokens: what may be spent on finding the size
+RUNS = 2  # of a size: the first of a shape sets things up
 KNEE = 0.03  # a doubling that gains less than this is the last
-FIRST_TOKENS = 256  # the smallest size that is timed
 NO_BOUND = 10**9  # tokens that memory holds where more tokens take no more of it
 PLANNED_SHARDS = 8  # of the pool, whose pads stand for all
 
@@ -90,7 +91,7 @@ def choose_tokens_per_batch(
         run: differentiates a batch of some shape.
         meter: of the device it runs on.
         lengths: of the pool.
-        default: the size where trying does not pay.
+        default: the size where trying does not pay, and the first that is timed.
         question: what the answer depends on, see `batch_question`.
         remembered: answers found before; None neither reads nor writes any.
 
@@ -105,17 +106,15 @@ def choose_tokens_per_batch(
     if answer is not None and remembered is not None:
         reason = f"remembered in {remembered.path}: {answer.reason}"
         return answer, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), reason)]
-    answer = find_tokens_per_batch(run, meter, lengths)
+    answer = find_tokens_per_batch(run, meter, lengths, default=default)
     if remembered is not None and (trouble := remembered.put(question, answer)):
         choices.append(trouble)
     return answer, [*choices, Choice("tokens_per_batch", str(answer.tokens_per_batch), answer.reason)]
 
 
 def pays(lengths: Lengths, default: int) -> bool:
-    """Whether a pool is so large that timing the sizes up to the default costs a small share of its pass."""
-    budget = PROBE_SHARE * float(lengths.tokens.sum())
-    timed = 2 * 2 * default  # twice each, and doublings sum to twice the last
-    return _memory_probe(lengths) + timed <= budget
+    """Whether a pool is so large that timing the default and its double costs a small share of its pass."""
+    return _memory_probe(lengths) + RUNS * (default + 2 * default) <= PROBE_SHARE * float(lengths.tokens.sum())
 
 
 def _memory_probe(lengths: Lengths) -> int:
@@ -128,8 +127,8 @@ def _many(lengths: Lengths) -> int:
     return max(1, lengths.longest // lengths.shortest)
 
 
-def find_tokens_per_batch(run: RunShape, meter: Meter, lengths: Lengths) -> Answer:
-    """Probe memory, then time sizes up to what it holds.
+def find_tokens_per_batch(run: RunShape, meter: Meter, lengths: Lengths, *, default: int) -> Answer:
+    """Probe memory, then time sizes from the default up to what it holds.
 
     Raises:
         ConfigurationError: the longest sample alone does not fit.
@@ -140,10 +139,10 @@ def find_tokens_per_batch(run: RunShape, meter: Meter, lengths: Lengths) -> Answ
     memory = f"{MEMORY_SHARE:.0%} of {free / 2**30:.1f} GB free memory holds {held:,} tokens"
     most = min(max(held, longest), lengths.shard_rows * longest)  # a sample is never cut, a shard is a batch at most
     budget = PROBE_SHARE * float(lengths.tokens.sum()) - _memory_probe(lengths)
-    best = _fastest(run, meter, lengths, most, budget)
+    best = _fastest(run, meter, lengths, default, most, budget)
     if best is None:
-        return Answer(most, longest, memory)
-    tokens, rate = min(best[0], most), best[1]
+        return Answer(min(default, most), longest, memory)
+    tokens, rate = best
     return Answer(tokens, longest, f"{rate:,.0f} real tokens/s, no size tried gave {KNEE:.0%} more; {memory}")
 
 
@@ -166,22 +165,25 @@ def _fitting(run: RunShape, meter: Meter, samples: int, length: int, free: int) 
     return int(max(tokens, min(rest, NO_BOUND * slope) / slope)) if slope else NO_BOUND
 
 
-def _fastest(run: RunShape, meter: Meter, lengths: Lengths, most: int, budget: float) -> tuple[int, float] | None:
+def _fastest(
+    run: RunShape, meter: Meter, lengths: Lengths, first: int, most: int, budget: float
+) -> tuple[int, float] | None:
     """The smallest size within `KNEE` of the fastest tried, and its real tokens a second; None if none could be timed.
 
     Doubling ends when two sizes in turn were no faster than one before them: one alone may have met a busy machine.
     """
     median = int(np.median(lengths.tokens))
     tried: list[tuple[int, float]] = []
-    for samples in _doubling(max(1, FIRST_TOKENS // median)):
+    for samples in _doubling(max(1, first // median)):
         tokens = samples * median
-        budget -= 2 * tokens
-        if (tokens > most or budget < 0) and tried:
+        budget -= RUNS * tokens
+        if tokens > most or budget < 0:
             break
-        runs = [_try(run, meter, samples, median) for _ in range(2)]  # the first of a shape sets things up
-        if runs[0] is None or runs[1] is None:
+        runs = [_try(run, meter, samples, median) for _ in range(RUNS)]
+        if any(measured is None for measured in runs):
             break
-        tried.append((tokens, tokens / min(runs[0].seconds, runs[1].seconds) * lengths.real_share(tokens)))
+        seconds = min(measured.seconds for measured in runs if measured)
+        tried.append((tokens, tokens / seconds * lengths.real_share(tokens)))
         if max(rate for _, rate in tried[-2:]) < (1 + KNEE) * max((rate for _, rate in tried[:-2]), default=0.0):
             break
     if not tried:

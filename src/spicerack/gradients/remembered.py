@@ -18,7 +18,7 @@ from spicerack.config import Choice
 from spicerack.errors import OutputError
 from spicerack.store.files import write_json
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
