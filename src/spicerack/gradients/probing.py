@@ -6,7 +6,7 @@ holds. Below that, the device's default is doubled while the real tokens a secon
 device better but carry more pads, since samples are sorted by length inside a shard only.
 
 Trying is worth a small share of the pass. A pool too small to time the default and its double gets the default, and no
-smaller size is timed: they differ by less than what other work on the machine does to a timing of so few tokens.
+smaller size is timed: so few tokens tell more of what else the machine does, and a poor size may win.
 `backoff.py` catches what does not fit there.
 """
 
