@@ -142,6 +142,9 @@ class SelectionConfig(BaseModel):
     trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of each group that is never picked, its rows of the highest loss, or trim_by"
     )
+    trim_above: float | None = Field(
+        None, description="instead of a share: rows whose value is above this are never picked"
+    )
     trim_by: str | None = Field(
         None, description="the column whose highest values a trim takes, as in mismatch or ifd; default: loss_mean"
     )

@@ -48,6 +48,7 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import read_options
     from spicerack.selectors.foreseen import Foreseen, check_foreseen
+    from spicerack.selectors.trim import OPTIONS
     from spicerack.store.layout import TABLE_SCHEMA, norm_column
 
     pool, survey, chosen = planned.pool, planned.survey, config.selection
@@ -63,9 +64,10 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     else:  # a folder `features` may be there already, whatever the method reads
         beside = {name for columns in COLUMNS.values() for name in columns}
         late = {*TABLE_SCHEMA.names, *beside, *map(norm_column, [*planned.current.arrays, *FEATURES])}
-    names = ("quotas", "groups", "include", "exclude", "trim", "trim_by", "trim_groups")
+    names = ("quotas", "groups", "include", "exclude")
+    given = {name: getattr(chosen, name) for name in (*names, *OPTIONS)}
     rows = Foreseen(known, late | {"finite"}, pool.source.name)
-    room = check_foreseen(rows, chosen.budget, **{name: getattr(chosen, name) for name in names})
+    room = check_foreseen(rows, chosen.budget, **given)
     selector = get_selector(chosen.method)
     if check := getattr(selector, "check_room", None):
         check(read_options(selector, chosen.method_options), room)
@@ -75,18 +77,18 @@ def method_needs(config: RunConfig) -> Needs:
     """What the method reads with its options, and a trim beside it."""
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import needs_of, read_options
-    from spicerack.selectors.grouping import trim_column
+    from spicerack.selectors.trim import Trim
 
     chosen = config.selection
     selector = get_selector(chosen.method)
     needs = needs_of(selector, read_options(selector, chosen.method_options))
-    return replace(needs, columns=(*needs.columns, trim_column(chosen.trim_by))) if chosen.trim else needs
+    return replace(needs, columns=(*needs.columns, *Trim.of(dict(chosen)).columns))
 
 
 def features_read(config: RunConfig) -> list[str] | None:
     """The features that stand for everything the selection reads; None where it reads gradients.
 
-    Trim and quotas by clusters read gradients, whatever the method reads.
+    A trim of a share, and quotas by clusters, read gradients, whatever the method reads.
 
     Raises:
         ConfigurationError: checkpoints, which have no use without gradients.
@@ -106,6 +108,8 @@ def features_read(config: RunConfig) -> list[str] | None:
 
 def select_options(config: RunConfig) -> dict[str, Any]:
     """The section as arguments of `select`, but for the target."""
+    from spicerack.selectors.trim import OPTIONS
+
     chosen = config.selection
-    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude", "trim", "trim_by", "trim_groups")
-    return {name: getattr(chosen, name) for name in names} | chosen.method_options
+    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude")
+    return {name: getattr(chosen, name) for name in (*names, *OPTIONS)} | chosen.method_options

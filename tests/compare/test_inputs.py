@@ -43,6 +43,8 @@ def test_what_a_trim_reads_is_read_by_its_method():
     assert needs_of_method(plain).columns == ()
     assert needs_of_method(by_loss).columns == ("loss_mean",)
     assert needs_of_method(by_ifd).columns == ("ifd",)
+    (above,) = parse_methods(["c=random:trim_above=0,trim_by=mismatch"])
+    assert needs_of_method(above).columns == ("mismatch",)
 
 
 def test_rows_of_other_content_are_refused_though_their_ids_are_the_same(make_spec, tmp_path):

@@ -106,3 +106,28 @@ def test_a_trim_by_another_column_leaves_rows_without_a_value():
         spicerack.select(X, "random", 16, **options, trim_by="ifd")
     with pytest.raises(spicerack.SpicerackError, match="give trim="):
         spicerack.select(X, "random", 16, trim_by="ifd", columns={"ifd": values})
+
+
+def test_rows_above_a_value_are_never_picked_whatever_their_group():
+    import spicerack
+
+    X, _ = planted(n=20)
+    values = np.arange(20.0)
+    values[[3, 19]] = np.nan
+    columns = {"mismatch": values, "loss_mean": values}
+    trimmed = spicerack.select(X, "random", 1.0, trim_above=12.0, trim_by="mismatch", columns=columns)
+    assert sorted(trimmed.indices) == [*range(13), 19]  # a value as high as the bound stays, and a row without one
+    assert set(trimmed.excluded["reason"]) == {"trimmed: mismatch above 12"}
+    (choice,) = trimmed.manifest["choices"]
+    assert (choice["name"], choice["value"]) == ("trim_above", 12.0)
+    assert choice["reason"] == "6 rows with mismatch above it are left out; 2 rows have no mismatch, and stay"
+    by_loss = spicerack.select(X, "random", 1.0, trim_above=0.0, columns=columns, include=[7])
+    assert sorted(by_loss.indices) == [0, 7]  # a loss that is not finite is above any; a forced row stays
+    with pytest.raises(spicerack.SpicerackError, match="give one of them"):
+        spicerack.select(X, "random", 5, trim=0.1, trim_above=1.0, columns=columns)
+    with pytest.raises(spicerack.SpicerackError, match="trim_groups say"):
+        spicerack.select(X, "random", 5, trim_above=1.0, trim_groups=["a"] * 20, columns=columns)
+    with pytest.raises(spicerack.SpicerackError, match=r"trim_above=nan, expected a number"):
+        spicerack.select(X, "random", 5, trim_above=np.nan, columns=columns)
+    with pytest.raises(spicerack.SpicerackError, match=r"trim leaves no row: 20 rows .*; give a higher trim_above"):
+        spicerack.select(X, "random", 5, trim_above=-1.0, columns={"loss_mean": np.arange(20.0)})

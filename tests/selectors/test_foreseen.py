@@ -145,3 +145,13 @@ def test_a_trim_by_a_column_that_no_pass_gives_is_refused(rows):
     check_foreseen(rows, 3, trim=0.2, trim_by="loss_mean")
     with pytest.raises(ConfigurationError, match="'quality', which the store of"):
         check_foreseen(rows, 3, trim=0.2, trim_by="quality")
+    with pytest.raises(ConfigurationError, match="'quality', which the store of"):
+        check_foreseen(rows, 3, trim_above=0.2, trim_by="quality")
+
+
+@settings(max_examples=100, deadline=None)
+@given(asked=asked, above=st.floats(-1.0, 15.0))
+def test_with_rows_above_a_value_trimmed_nothing_is_refused_that_would_pass(store, rows, asked, above):
+    trim = {"trim_above": above, "trim_by": "loss_mean"}
+    if said(lambda: spicerack.select(store, "random", **asked, **trim)) is None:
+        check_foreseen(rows, **asked, **trim)

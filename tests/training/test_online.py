@@ -246,9 +246,11 @@ def test_a_walk_that_ends_before_a_budget_in_tokens_says_so(samples):
     assert not walk(lambda i: samples[i], make_proxy(), OPTIONS, narrow).short
 
 
-@pytest.mark.parametrize("name", ["trim_groups", "subtask_column"])
-def test_what_the_loop_does_not_read_is_refused(tiny_folder, tiny_pool, tmp_path, name):
-    selection = {"method": "spice", "schedule": "online", "budget": 4, name: "source"}
+@pytest.mark.parametrize(
+    ("name", "value"), [("trim_groups", "source"), ("subtask_column", "source"), ("trim_above", 0)]
+)
+def test_what_the_loop_does_not_read_is_refused(tiny_folder, tiny_pool, tmp_path, name, value):
+    selection = {"method": "spice", "schedule": "online", "budget": 4, name: value}
     given = {
         "data": {"pool": str(tiny_pool)},
         "model": {"model_name_or_path": str(tiny_folder)},

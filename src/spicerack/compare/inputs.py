@@ -206,13 +206,12 @@ def needs_of_method(method: Method) -> Needs | None:
     """What a method reads with its options, and a trim beside it; None for a control."""
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import needs_of
-    from spicerack.selectors.grouping import trim_column
+    from spicerack.selectors.trim import Trim
 
     if method.is_control:
         return None
     needs = needs_of(get_selector(method.name), options_of_method(method))
-    by = trim_column(method.options.get("trim_by"))
-    return replace(needs, columns=(*needs.columns, by)) if method.options.get("trim") else needs
+    return replace(needs, columns=(*needs.columns, *Trim.of(method.options).columns))
 
 
 def reads_target(method: Method) -> bool:

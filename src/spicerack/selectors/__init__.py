@@ -29,6 +29,7 @@ from spicerack.selectors.quotas import QuotaLike
 from spicerack.selectors.reading import BY_CALLER, read_problem
 from spicerack.selectors.registry import MethodInfo, get_selector, methods
 from spicerack.selectors.rows import Rows
+from spicerack.selectors.trim import Trim
 
 __all__ = [
     "CheckpointRows",
@@ -67,6 +68,7 @@ def select(
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
     trim: float = 0.0,
+    trim_above: float | None = None,
     trim_by: str | None = None,
     trim_groups: Sequence[Any] | str | None = None,
     **method_options: Any,
@@ -91,8 +93,9 @@ def select(
         include: rows that are picked first whatever their score, as numbers or sample ids.
         exclude: rows that are never picked, as numbers or sample ids.
         trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
+        trim_above: instead of a share: rows whose value is above this are never picked, whatever their group.
         trim_by: another column of numbers whose highest values are trimmed, as in `mismatch`; rows without one stay.
-        trim_groups: as groups, for trim; default "clusters:12".
+        trim_groups: as groups, for a share of each; default "clusters:12".
         method_options: the method's own options.
 
     Returns:
@@ -120,9 +123,7 @@ def select(
         groups=groups,
         include=include,
         exclude=exclude,
-        trim=trim,
-        trim_by=trim_by,
-        trim_groups=trim_groups,
+        trim=Trim(trim, trim_above, trim_by, trim_groups),
     )
     for name in needs_of(selector, options).read_arrays:
         problem.rows.array(name)  # a store without it is refused, and no other array stands in for it

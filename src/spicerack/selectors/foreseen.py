@@ -20,9 +20,10 @@ from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Selector
 from spicerack.selectors.budget import BudgetLike, parse_budget, resolve
 from spicerack.selectors.devices import require_device
-from spicerack.selectors.grouping import TRIM_GROUPS, count_clusters, trim_column
+from spicerack.selectors.grouping import count_clusters
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.reading import check_groups, read_fixed, read_tokens
+from spicerack.selectors.trim import GROUPS, Trim
 
 
 class Foreseen:
@@ -96,12 +97,13 @@ def check_foreseen(
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
     trim: float = 0.0,
+    trim_above: float | None = None,
     trim_by: str | None = None,
     trim_groups: str | None = None,
 ) -> Room:
     """Refuse before a pass what `select` would refuse after it; the arguments are those of `select`.
 
-    With `trim` some rows will be missing, so a share of them is more than will be picked: quotas that depend on it are
+    With a trim some rows will be missing, so a share of them is more than will be picked: quotas that depend on it are
     only read, not counted.
 
     Returns:
@@ -114,23 +116,24 @@ def check_foreseen(
         GradientError: `exclude` leaves no row.
     """
     eligible, forced = read_fixed(rows, include, exclude)
-    check_groups(quotas, groups, trim, trim_by, trim_groups)
-    if trim and trim_groups is not None:
+    check_groups(quotas, groups)
+    cut = Trim(trim, trim_above, trim_by, trim_groups)
+    if trim_groups is not None:
         rows.tells(trim_groups)
-    if trim and (by := trim_column(trim_by)) not in {*rows.labels, *rows.late}:
+    if cut and cut.column not in {*rows.labels, *rows.late}:
         raise ConfigurationError(
-            f"trim_by is to be the column {by!r}, which the store of {rows.store} will not have; it may have "
+            f"trim_by is to be the column {cut.column!r}, which the store of {rows.store} will not have; it may have "
             f"{', '.join(sorted({*rows.labels, *rows.late} - {'id', 'source', 'finite'}))}"
         )
     tokens = read_tokens(rows, None, eligible, budget)
     resolved = resolve(budget, eligible, tokens)
     if trim and resolved.count is not None and resolved.share is None:
-        _check_left(rows, eligible, forced, resolved.count, trim, trim_groups)
+        _check_left(rows, eligible, forced, resolved.count, trim, trim_groups or GROUPS)
     limits = None
     if quotas is not None and rows.tells(groups):
         labels = [None if label is None else str(label) for label in rows.label(groups or "source")]
         limits = read_quotas(quotas, labels, eligible, resolved.count)
-        if trim and (quotas == PROPORTIONAL or isinstance(parse_budget(budget), float)):
+        if cut and (quotas == PROPORTIONAL or isinstance(parse_budget(budget), float)):
             limits = None
     room = Room(
         eligible, count=resolved.count, capacity=resolved.tokens, tokens=tokens, quotas=limits, forced=tuple(forced)
@@ -139,11 +142,8 @@ def check_foreseen(
     return room
 
 
-def _check_left(
-    rows: Foreseen, eligible: BoolArray, forced: Sequence[int], count: int, trim: float, trim_groups: str | None
-) -> None:
+def _check_left(rows: Foreseen, eligible: BoolArray, forced: Sequence[int], count: int, trim: float, name: str) -> None:
     """Refuse a number of rows above what a trim leaves, as far as its groups are known."""
-    name = trim_groups or TRIM_GROUPS
     if clusters := count_clusters(name):  # each rounds its share down
         trimmed = max(0, ceil(trim * np.count_nonzero(eligible)) - clusters)
     elif name in rows.labels:

@@ -12,10 +12,11 @@ from spicerack.errors import BudgetError, ConfigurationError, GradientError, Unk
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.base import CheckpointRows, Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
-from spicerack.selectors.grouping import read_groups, read_trim, trim_column
+from spicerack.selectors.grouping import read_groups
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
+from spicerack.selectors.trim import Trim
 
 BY_CALLER = "excluded by the caller"
 
@@ -58,9 +59,7 @@ def read_problem(
     groups: Sequence[Any] | str | None,
     include: Sequence[int | str],
     exclude: Sequence[int | str],
-    trim: float = 0.0,
-    trim_by: str | None = None,
-    trim_groups: Sequence[Any] | str | None = None,
+    trim: Trim,
 ) -> Problem:
     """The problem that `spicerack.select` was given; see there for the arguments and errors."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -74,13 +73,14 @@ def read_problem(
     left = eligible.copy()
     left[[i for i, _ in excluded]] = True
     excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
-    check_groups(quotas, groups, trim, trim_by, trim_groups)
+    check_groups(quotas, groups)
     numbers = read_columns(rows, columns)
-    by = trim_column(trim_by)
-    worst, choices = read_trim(rows, numbers.get(by), eligible, trim, trim_groups, by=by)
+    worst, choices = trim.cut(rows, numbers.get(trim.column), eligible)
     worst = np.setdiff1d(worst, forced)
     eligible[worst] = False
-    excluded += [(int(i), f"trimmed: a high {by} within its group") for i in worst]
+    if worst.size and not eligible.any():
+        raise ConfigurationError(f"trim leaves no row: {choices[0].reason}; give a higher {choices[0].name}")
+    excluded += [(int(i), trim.reason) for i in worst]
     counts = read_tokens(rows, tokens, eligible, budget)
     resolved = resolve(budget, eligible, counts)
     problem = Problem(
@@ -147,14 +147,10 @@ def read_fixed(
     return eligible, forced
 
 
-def check_groups(quotas: Any, groups: Any, trim: float, trim_by: Any, trim_groups: Any) -> None:
-    """Refuse groups, and a column, that nothing is done with."""
+def check_groups(quotas: Any, groups: Any) -> None:
+    """Refuse groups that nothing is done with."""
     if quotas is None and groups is not None:
         raise ConfigurationError(f"groups label the rows for quotas, and there are none; give quotas={PROPORTIONAL!r}")
-    if not trim and trim_groups is not None:
-        raise ConfigurationError("trim_groups say which rows a trim compares, and there is none; give trim=0.1")
-    if not trim and trim_by is not None:
-        raise ConfigurationError("trim_by says what a trim compares rows by, and there is none; give trim=0.1")
 
 
 def read_columns(rows: Rows, columns: Mapping[str, Any] | None) -> dict[str, FloatArray]:
