@@ -1,7 +1,7 @@
 """How many wrong responses a trim leaves: among all rows that stay, and among the picks.
 
     python benchmarks/quality/trims.py --work runs/quality [--regimes as-is,wrong-40] [--by loss_mean,mismatch]
-        [--trims 0,0.25,0.5] [--name quality_trims]
+        [--trims 0,0.25,0.5,above:0.9] [--name quality_trims]
 
 Reads the stores that benchmarks/quality/run.py made; nothing is trained. AUC: how often a wrong response ranks above a
 right one by the column, within its cluster of gradients and over the whole pool.
@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -21,8 +22,9 @@ from harness import keep, machine
 from quality.tables import header
 
 from spicerack import GradientStore, select
-from spicerack.selectors.grouping import TRIM_GROUPS, read_groups
+from spicerack.selectors.grouping import read_groups
 from spicerack.selectors.rows import Rows
+from spicerack.selectors.trim import GROUPS
 
 
 def main() -> None:
@@ -32,18 +34,20 @@ def main() -> None:
     parser.add_argument("--regimes", default="as-is,wrong-40,redundant,imbalanced,long-tailed")
     parser.add_argument("--by", default="loss_mean", help="columns of the stores or their features")
     parser.add_argument("--name", default="quality_trims", help="of the files under benchmarks/results")
-    parser.add_argument("--trims", default="0,0.15,0.25,0.35,0.5,0.6,0.7")
+    parser.add_argument("--trims", default="0,0.15,0.25,0.35,0.5,0.6,0.7", help="shares, or above:VALUE")
     parser.add_argument("--budget", type=float, default=0.1)
     given = parser.parse_args()
-    trims = [float(value) for value in given.trims.split(",")]
+    trims = given.trims.split(",")
     lines = ["# Wrong responses after a trim", "", machine("numpy", "torch"), ""]
     lines += [
-        f"A share of every cluster of gradients ({TRIM_GROUPS}), its rows of the highest values, is never picked. In a",
-        f"cell: wrong among the rows that stay / among the picks, {given.budget:.0%} of the pool by transductive",
-        "information on unit rows.",
+        f"Never picked is a share of every cluster of gradients ({GROUPS}), its rows of the highest values, or every",
+        "row above a value. In a cell: wrong among the rows that stay / among the picks, "
+        f"{given.budget:.0%} of the pool by transductive",
+        "information on unit rows; of a bound also the share of the rows that it leaves out.",
         "",
     ]
-    lines += header(["pool", "by", "AUC in clusters", "AUC over all", *(f"trim {trim:g}" for trim in trims)])
+    cuts = [f"trim {trim}".replace("trim above:", "above ") for trim in trims]
+    lines += header(["pool", "by", "AUC in clusters", "AUC over all", *cuts])
     raw: dict[str, dict[str, object]] = {}
     for regime in given.regimes.split(","):
         rows = (given.work / regime / "pool.jsonl").read_text("utf-8").splitlines()
@@ -52,27 +56,33 @@ def main() -> None:
         for by in given.by.split(","):
             found = [shares(store, wrong, trim, by, round(given.budget * len(rows))) for trim in trims]
             within, overall = quality_of(store, by, wrong)
-            trimmed = dict(zip(given.trims.split(","), found, strict=True))
+            trimmed = dict(zip(trims, found, strict=True))
             raw.setdefault(regime, {})[by] = {"auc": [within, overall], "trims": trimmed}
-            cells = [f"{kept:.1%} / {picked:.1%}" for kept, picked in found]
+            cells = [
+                f"{kept:.1%} / {picked:.1%}" + (f" ({out:.0%} out)" if trim.startswith("above:") else "")
+                for trim, (kept, picked, out) in zip(trims, found, strict=True)
+            ]
             lines.append(f"| {regime} | {by} | {within:.2f} | {overall:.2f} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     keep(given.name, lines, raw)
 
 
-def shares(store: GradientStore, wrong: np.ndarray, trim: float, by: str, count: int) -> tuple[float, float]:
-    """Of wrong responses, among the rows that a trim leaves and among those picked."""
-    trimming = {"trim": trim, "trim_by": by} if trim else {}
-    left = select(store, "random", int(len(wrong) * (1.0 - trim)), **trimming)
+def shares(store: GradientStore, wrong: np.ndarray, trim: str, by: str, count: int) -> tuple[float, float, float]:
+    """Of wrong responses, among the rows that a trim leaves and among the picks; of all rows, those left out."""
+    bound = trim.partition("above:")[2]
+    cut: dict[str, Any] = {"trim_above": float(bound)} if bound else {"trim": float(trim)}
+    trimming = cut | {"trim_by": by} if bound or float(trim) else {}
+    left = select(store, "random", 1.0, **trimming)
     options = {"objective": "transductive", "rows": "unit", "certify": False, "compare_penalty": False}
     picks = select(store, "spice", count, **trimming, **options)
-    return float(wrong[left.indices].mean()), float(wrong[picks.indices].mean())
+    out = 1.0 - len(left.indices) / len(wrong)
+    return float(wrong[left.indices].mean()), float(wrong[picks.indices].mean()), out
 
 
 def quality_of(store: GradientStore, by: str, wrong: np.ndarray) -> tuple[float, float]:
     """AUC of a column as a sign of a wrong response: of its rank in its cluster, and of itself."""
     values = store.column(by)
-    names = np.array([str(name) for name in read_groups(Rows(store), TRIM_GROUPS)])
+    names = np.array([str(name) for name in read_groups(Rows(store), GROUPS)])
     rank = np.empty(len(values))
     for name in np.unique(names):
         members = np.flatnonzero(names == name)
