@@ -126,8 +126,31 @@ def test_rows_above_a_value_are_never_picked_whatever_their_group():
     with pytest.raises(spicerack.SpicerackError, match="give one of them"):
         spicerack.select(X, "random", 5, trim=0.1, trim_above=1.0, columns=columns)
     with pytest.raises(spicerack.SpicerackError, match="trim_groups say"):
-        spicerack.select(X, "random", 5, trim_above=1.0, trim_groups=["a"] * 20, columns=columns)
+        spicerack.select(X, "random", 5, trim_groups=["a"] * 20)
     with pytest.raises(spicerack.SpicerackError, match=r"trim_above=nan, expected a number"):
         spicerack.select(X, "random", 5, trim_above=np.nan, columns=columns)
     with pytest.raises(spicerack.SpicerackError, match=r"trim leaves no row: 20 rows .*; give a higher trim_above"):
         spicerack.select(X, "random", 5, trim_above=-1.0, columns={"loss_mean": np.arange(20.0)})
+
+
+def test_rows_left_by_a_trim_stand_for_the_whole_of_their_group():
+    """In the pool as its own target: the picks are those for a target in which they are repeated as often."""
+    import spicerack
+
+    X, _ = planted(n=30, noise=1.0)
+    values = np.zeros(30)
+    values[[0, 3, 4, 7, 9]] = 2.0  # half of group a, nothing of b, all of c
+    groups = ["a"] * 10 + ["b"] * 15 + ["c"] * 5
+    values[25:] = 2.0
+    left = np.flatnonzero(values < 1.0)
+    target = X[np.repeat(left, [2] * 5 + [1] * 15)]
+    options = {"objective": "transductive", "rows": "unit", "compare_penalty": False, "penalty": 0.0, "certify": False}
+    trim = {"trim_above": 1.0, "trim_by": "mismatch", "trim_groups": groups, "columns": {"mismatch": values}}
+    trimmed = spicerack.select(X, "spice", 8, **options, **trim)
+    told = spicerack.select(X, "spice", 8, target, **options, exclude=np.flatnonzero(values > 1.0).tolist())
+    other = spicerack.select(X, "spice", 8, X[left], **options, exclude=np.flatnonzero(values > 1.0).tolist())
+    assert trimmed.indices.tolist() == told.indices.tolist()
+    assert np.allclose(trimmed.trace["gain"], told.trace["gain"], rtol=1e-5)
+    assert not np.allclose(trimmed.trace["gain"], other.trace["gain"], rtol=1e-3)
+    reasons = {choice["name"]: choice["reason"] for choice in trimmed.manifest["choices"]}
+    assert reasons["target"].endswith("those that the trim leaves for the whole of their group")

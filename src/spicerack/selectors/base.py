@@ -18,6 +18,7 @@ from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.information.room import Quotas, Room
 from spicerack.selectors.budget import ResolvedBudget
 from spicerack.selectors.rows import Rows
+from spicerack.selectors.trim import Cut
 
 EXCLUDED_DTYPE = np.dtype([("index", np.int64), ("reason", object)])
 """Columns of `Selection.excluded`."""
@@ -85,6 +86,7 @@ class Problem:
         forced: rows that come first, in this order.
         excluded: rows that are not eligible, ascending, each with its reason.
         choices: where the selector records its automatic choices.
+        cut: the trim that left rows out, or None.
     """
 
     rows: Rows
@@ -100,6 +102,7 @@ class Problem:
     forced: tuple[int, ...] = ()
     excluded: tuple[tuple[int, str], ...] = ()
     choices: list[Choice] = field(default_factory=list)
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         if not self.checkpoints:
@@ -110,6 +113,10 @@ class Problem:
     def subtasks(self) -> tuple[str, ...]:
         """Names of the target's subtasks, sorted; `()` where there is no target."""
         return subtask_names(self.target is not None, self.target_groups)
+
+    def standing(self) -> FloatArray:
+        """For how many rows of the pool each that may be picked stands, (n,): 1 but for a trim; 0 for the others."""
+        return self.eligible.astype(np.float64) if self.cut is None else self.cut.standing(self.eligible)
 
     def room(self) -> Room:
         """What may be picked: none taken yet, the forced rows listed."""

@@ -16,7 +16,7 @@ from spicerack.selectors.grouping import read_groups
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
-from spicerack.selectors.trim import Trim
+from spicerack.selectors.trim import Cut, Trim
 
 BY_CALLER = "excluded by the caller"
 
@@ -75,11 +75,11 @@ def read_problem(
     excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
     check_groups(quotas, groups)
     numbers = read_columns(rows, columns)
-    worst, choices = trim.cut(rows, numbers.get(trim.column), eligible)
-    worst = np.setdiff1d(worst, forced)
+    cut = Cut(trim, rows, numbers.get(trim.column), eligible)
+    worst = np.setdiff1d(cut.rows, forced)
     eligible[worst] = False
     if worst.size and not eligible.any():
-        raise ConfigurationError(f"trim leaves no row: {choices[0].reason}; give a higher {choices[0].name}")
+        raise ConfigurationError(f"trim leaves no row: {cut.choices[0].reason}; give a higher {cut.choices[0].name}")
     excluded += [(int(i), trim.reason) for i in worst]
     counts = read_tokens(rows, tokens, eligible, budget)
     resolved = resolve(budget, eligible, counts)
@@ -96,7 +96,8 @@ def read_problem(
         quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
         forced=tuple(forced),
         excluded=tuple(sorted(excluded)),
-        choices=choices,
+        choices=cut.choices,
+        cut=cut,
     )
     problem.room().take_forced()  # what cannot be met is known before any work
     return problem

@@ -281,7 +281,10 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
     if options.objective != "transductive":
         return None
     if problem.target is None:
-        problem.choose("target", "pool", "objective='transductive' without a target: the pool's own rows stand for it")
+        reason = "objective='transductive' without a target: the pool's own rows stand for it"
+        if problem.cut is not None and problem.cut.rows.size:
+            reason += ", those that the trim leaves for the whole of their group"
+        problem.choose("target", "pool", reason)
         weights = _balanced(problem, options.balance)
         return second_moment(matrix, weights) / float(weights.sum())
     usable = problem.target.included
@@ -289,13 +292,14 @@ def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -
 
 
 def _balanced(problem: Problem, balance: float) -> FloatArray:
-    """Weights of the pool's rows as their own target, (n,): density of the sample's embedding ^ -balance."""
+    """Weights of the pool's rows as their own target, (n,): what each stands for, times density ^ -balance."""
+    standing = problem.standing()
     if not balance:
-        return problem.eligible.astype(np.float64)
+        return standing
     rows = problem.rows.array(WEIGHTED)
     usable = problem.eligible & rows.included
     if not usable.any():
         raise GradientError(f"none of the rows that may be picked has a value of {WEIGHTED}, which balance reads")
     density = densities(lambda: rows.stream("unit"), usable)
     problem.choose("balance", balance, "samples whose last hidden states have few like them weigh more in the target")
-    return np.where(usable, density**-balance, 0.0)
+    return np.where(usable, standing * density**-balance, 0.0)

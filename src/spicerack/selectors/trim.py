@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ class Trim:
         share: in [0, 1), of each group.
         above: the highest value that stays.
         by: the column of values; default: `LOSS`.
-        groups: as for `read_groups`; default: `GROUPS`.
+        groups: as for `read_groups`; default: `GROUPS`. A share is cut of each; whatever is cut, rows that stay
+            stand for the whole of theirs.
 
     Raises:
         ConfigurationError: a value out of its range, both cuts, or a column or groups for no cut.
@@ -48,12 +50,11 @@ class Trim:
             raise ConfigurationError(f"trim_above={self.above!r}, expected a number")
         if self.share and self.above is not None:
             raise ConfigurationError("trim cuts a share and trim_above what is above a value; give one of them")
-        if not self.share and self.groups is not None:
-            raise ConfigurationError("trim_groups say which rows a trim compares, and there is none; give trim=0.1")
-        if not self and self.by is not None:
-            raise ConfigurationError(
-                "trim_by says what a trim compares rows by, and there is none; give trim=0.1 or trim_above=VALUE"
-            )
+        if self:
+            return
+        for name, does in (("groups", "say which rows a trim compares"), ("by", "says what a trim compares rows by")):
+            if getattr(self, name) is not None:
+                raise ConfigurationError(f"trim_{name} {does}, and there is none; give trim=0.1 or trim_above=VALUE")
 
     def __bool__(self) -> bool:
         return bool(self.share) or self.above is not None
@@ -81,43 +82,66 @@ class Trim:
             return f"trimmed: a high {self.column} within its group"
         return f"trimmed: {self.column} above {self.above:g}"
 
-    def cut(self, rows: Rows, values: FloatArray | None, eligible: BoolArray) -> tuple[IntArray, list[Choice]]:
-        """Rows to be left out, and what is said of it.
 
-        Args:
-            rows: the pool's.
-            values: (n,), or None for the store's column.
-            eligible: rows that may be picked, (n,).
+class Cut:
+    """A trim of a pool: the rows that it leaves out, and what those that stay stand for.
 
-        A loss that is not finite counts as the highest; a row without another value stays.
+    Args:
+        trim: what is cut.
+        rows: the pool's.
+        values: (n,), or None for the store's column. A loss that is not finite counts as the highest; a row without
+            another value stays.
+        eligible: rows that may be picked, (n,).
 
-        Raises:
-            ConfigurationError: rows without such a column.
-        """
-        if not self:
-            return np.zeros(0, dtype=np.int64), []
-        values = rows.column(self.column) if values is None else values
-        known = eligible if self.column == LOSS else eligible & np.isfinite(values)
-        if self.above is None:
-            worst = worst_of_groups(values, self._labels(rows), known, float(self.share))
-            choice = f"of the highest {self.column} within their own groups ({self._named()})"
-        else:
-            worst = np.flatnonzero(known & ~(values <= self.above))
-            choice = f"with {self.column} above it"
-        reason = f"{worst.size} rows {choice} are left out"
-        if unknown := int(np.count_nonzero(eligible & ~known)):
-            reason += f"; {unknown} rows have no {self.column}, and stay"
-        name, value = ("trim", self.share) if self.above is None else ("trim_above", self.above)
-        return worst, [Choice(name, float(value), reason)]
+    Raises:
+        ConfigurationError: rows without such a column.
+    """
 
-    def _labels(self, rows: Rows) -> IntArray:
-        names = read_groups(rows, GROUPS if self.groups is None else self.groups)
+    def __init__(self, trim: Trim, rows: Rows, values: FloatArray | None, eligible: BoolArray) -> None:
+        self.trim, self.pool, self.before = trim, rows, eligible.copy()
+        self.rows: IntArray = np.zeros(0, dtype=np.int64)
+        self.choices: list[Choice] = []
+        if trim:
+            values = rows.column(trim.column) if values is None else values
+            known = eligible if trim.column == LOSS else eligible & np.isfinite(values)
+            self.rows = self._highest(values, known)
+            self.choices = [self._told(int(np.count_nonzero(eligible & ~known)))]
+
+    @cached_property
+    def labels(self) -> IntArray:
+        """Number of each row's group, (n,)."""
+        names = read_groups(self.pool, GROUPS if self.trim.groups is None else self.trim.groups)
         return np.unique(np.array([str(name) for name in names], dtype=object), return_inverse=True)[1]
 
-    def _named(self) -> str:
-        if self.groups is None:
-            return GROUPS
-        return self.groups if isinstance(self.groups, str) else "the groups given"
+    def standing(self, left: BoolArray) -> FloatArray:
+        """For how many rows each that is left stands, (n,): its group's number before over after; 0 for the others.
+
+        A bound takes more of some kinds of samples than of others. With these weights a kind counts in the whole as it
+        did, and what was cut does not (post-stratification; Holt and Smith 1979). A group of which nothing is left
+        counts no more.
+
+        Args:
+            left: rows that may be picked after the cut, (n,).
+        """
+        if not self.rows.size:
+            return left.astype(np.float64)
+        before, after = (np.bincount(self.labels, weights=mask) for mask in (self.before, left))
+        return np.where(left, (before / np.maximum(after, 1.0))[self.labels], 0.0)
+
+    def _highest(self, values: FloatArray, known: BoolArray) -> IntArray:
+        if self.trim.above is None:
+            return worst_of_groups(values, self.labels, known, float(self.trim.share))
+        return np.flatnonzero(known & ~(values <= self.trim.above))
+
+    def _told(self, unknown: int) -> Choice:
+        trim = self.trim
+        groups = GROUPS if trim.groups is None else trim.groups if isinstance(trim.groups, str) else "the groups given"
+        of = f"of the highest {trim.column} within their own groups ({groups})"
+        reason = f"{self.rows.size} rows {of if trim.above is None else f'with {trim.column} above it'} are left out"
+        if unknown:
+            reason += f"; {unknown} rows have no {trim.column}, and stay"
+        name, value = ("trim", trim.share) if trim.above is None else ("trim_above", trim.above)
+        return Choice(name, float(value), reason)
 
 
 def _is_number(value: Any) -> bool:
