@@ -129,6 +129,7 @@ class Preparation:
 
     def features(self, pool: Pool, store: GradientStore, folder: Path, needs: Sequence[Needs]) -> bool:
         """Run the features that the methods read and the store in `folder` does not have; whether there were any."""
+        from spicerack.features.beside import gives_losses
         from spicerack.features.collect import FeaturePass
         from spicerack.features.needed import missing_features
         from spicerack.features.options import make_feature_config
@@ -144,8 +145,9 @@ class Preparation:
             )
         loaded, labeler = self._model()
         config = make_feature_config({"compute": wanted})
-        feature_pass = FeaturePass(pool, labeler, loaded, config, progress=self.progress)
-        feature_pass.run(folder)
+        has_losses = gives_losses(store, pool, labeler, loaded)
+        feature_pass = FeaturePass(pool, labeler, loaded, config, has_losses=has_losses, progress=self.progress)
+        feature_pass.run(folder, store)
         self._note(f"features of {pool.source.name}", [], feature_pass.cost)
         return True
 

@@ -11,11 +11,14 @@ from spicerack.errors import ConfigurationError
 from spicerack.features.collect import FeaturePass
 from spicerack.features.needed import missing_features, needed_features
 from spicerack.features.options import FeatureConfig, make_feature_config
+from spicerack.gradients.description import common_settings
 from spicerack.gradients.targets import ONLY, by_name
 from spicerack.store.layout import FEATURES, TABLE_SCHEMA, norm_column
 from spicerack.store.reader import GradientStore
 
 if TYPE_CHECKING:
+    from spicerack.data.labels import Labeler
+    from spicerack.data.records import Pool
     from spicerack.gradients.checkpoints import CheckpointPasses
     from spicerack.gradients.collect import GradientPass
     from spicerack.gradients.targets import Target
@@ -45,19 +48,31 @@ def plan_beside(gradient_pass: GradientPass | CheckpointPasses, needs: Needs) ->
     Raises:
         ConfigurationError: the method reads what no pass gives.
     """
+    from spicerack.gradients.checkpoints import CheckpointPasses
+
     wanted = features_beside(gradient_pass, needs)
-    return _beside(gradient_pass, gradient_pass.loaded, wanted) if wanted else None
+    has_losses = not isinstance(gradient_pass, CheckpointPasses)
+    return _beside(gradient_pass, gradient_pass.loaded, wanted, has_losses=has_losses) if wanted else None
 
 
-def _beside(gradient_pass: GradientPass | CheckpointPasses, loaded: LoadedModel, wanted: Sequence[str]) -> FeaturePass:
+def _beside(
+    gradient_pass: GradientPass | CheckpointPasses, loaded: LoadedModel, wanted: Sequence[str], *, has_losses: bool
+) -> FeaturePass:
     return FeaturePass(
         gradient_pass.pool,
         gradient_pass.labeler,
         loaded,
         feature_options(wanted, gradient_pass.config),
         surveyed=gradient_pass.survey,
+        has_losses=has_losses,
         progress=gradient_pass.progress,
     )
+
+
+def gives_losses(store: GradientStore, pool: Pool, labeler: Labeler, loaded: LoadedModel) -> bool:
+    """Whether a gradient store's losses are those that a feature pass of this model and these labels would find."""
+    same = common_settings(pool, labeler, loaded)
+    return all(store.settings.get(name) == same[name] for name in ("model", "dtype", "label_rule", "pool"))
 
 
 def add_features(
@@ -88,7 +103,8 @@ def add_features(
         loaded = gradient_pass.models.load(gradient_pass.checkpoints[-1])
     else:
         loaded = gradient_pass.loaded
-    _beside(gradient_pass, loaded, wanted).run(folder)
+    has_losses = gives_losses(store, gradient_pass.pool, gradient_pass.labeler, loaded)
+    _beside(gradient_pass, loaded, wanted, has_losses=has_losses).run(folder, store)
     reason = "the method reads them, and the gradient pass does not give them: one more pass, forward only"
     return GradientStore.open(folder.parent, verify=False), [Choice("features", ", ".join(wanted), reason)]
 

@@ -98,6 +98,7 @@ class FeaturePass:
         config: FeatureConfig,
         *,
         surveyed: Survey | None = None,
+        has_losses: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """Survey the pool and lay out the columns.
@@ -108,6 +109,8 @@ class FeaturePass:
             loaded: the model, on its device.
             config: which features.
             surveyed: the survey of the same pool by the same rule, where there is one.
+            has_losses: whether `run` is given the losses of a gradient pass; features that read nothing else of the
+                samples themselves do not run them again.
             progress: called as the work goes on.
 
         Raises:
@@ -121,16 +124,18 @@ class FeaturePass:
         self.pool, self.labeler, self.loaded, self.config = pool, labeler, loaded, config
         self.progress = progress
         self.cost: Cost | None = None  # of `run`, if it had anything to do
-        self.runner = Runner(loaded, labeler, config)  # what it refuses must not cost a survey
+        self._losses: GradientStore | None = None
+        self.runner = Runner(loaded, labeler, config, has_losses=has_losses)  # what it refuses must not cost a survey
         self.layout: Layout = self.runner.layout
         self.survey = surveyed or survey(pool, labeler, progress)
         check_fits(loaded.model, self.survey.tokens, self.survey.largest_id, pool.where)
         long = past_training(loaded.model, self.survey.tokens)
         self.choices = [*pool.choices, *loaded.choices, *long, *self.runner.choices]
 
-    def settings(self, tokens_per_batch: int) -> dict[str, Any]:
+    def settings(self, tokens_per_batch: int, losses: GradientStore | None = None) -> dict[str, Any]:
         """What the store is made with; a store made with anything else is refused."""
-        return {
+        known = {} if losses is None else {"losses": f"of the gradient store {losses.fingerprint()[:16]}"}
+        return known | {
             "feature_version": FEATURE_VERSION,
             **common_settings(self.pool, self.labeler, self.loaded),
             "tokens_per_batch": tokens_per_batch,
@@ -147,8 +152,12 @@ class FeaturePass:
         features = [(name, pa.int32() if name.endswith("_tokens") else pa.float32()) for name in self.layout.columns]
         return pa.schema([("id", pa.string()), ("source", pa.string()), *counts, *features])
 
-    def run(self, output_dir: str | Path) -> GradientStore:
+    def run(self, output_dir: str | Path, losses: GradientStore | None = None) -> GradientStore:
         """Compute the missing shards and finish the store.
+
+        Args:
+            output_dir: its folder.
+            losses: with `has_losses`, the gradient store of the same rows, model and labels (`gives_losses`).
 
         Raises:
             StoreMismatchError: the folder holds a store made with other settings.
@@ -159,9 +168,12 @@ class FeaturePass:
         from spicerack.store.writer import StoreWriter
 
         tokens_per_batch = self.tokens_per_batch(recorded_settings(Path(output_dir)))
+        self._losses = losses if self.layout.reads_losses else None
+        if self.layout.reads_losses and losses is None:
+            raise ValueError("a feature pass with has_losses is to be given the store that has them")
         with StoreWriter.create_or_resume(
             output_dir,
-            settings=self.settings(tokens_per_batch),
+            settings=self.settings(tokens_per_batch, self._losses),
             n=len(self.pool),
             arrays=self.layout.arrays,
             shard_rows=self.config.shard_rows,
@@ -231,6 +243,9 @@ class FeaturePass:
     ) -> Results:
         """Arrays by name, (rows, columns) each, and the columns of the shard's table."""
         results = ShardFeatures(shard.stop - shard.start, self.layout)
+        if self._losses is not None:
+            rows = slice(shard.start, shard.stop)
+            results.know(self._losses.column("loss_sum")[rows], self._losses.column("trained_tokens")[rows])
         tokens = sum(len(text.encoded.input_ids) for text in texts)
         begun, credit, run = dict(done), self.survey.tokens_of([shard]), 0
         for batch in self.runner.batches(texts, tokens_per_batch):

@@ -32,7 +32,9 @@ KINDS = ("sample", "alone", "mismatched", "rating")
 class Runner:
     """Makes the texts that the features need, and runs them."""
 
-    def __init__(self, loaded: LoadedModel, labeler: Labeler, config: FeatureConfig) -> None:
+    def __init__(
+        self, loaded: LoadedModel, labeler: Labeler, config: FeatureConfig, *, has_losses: bool = False
+    ) -> None:
         """Find the model's parts, its width and its beginning token.
 
         Raises:
@@ -54,7 +56,7 @@ class Runner:
             prompts = read_prompts(config.rating_prompts)
             self.ratings = RatingTexts(loaded.tokenizer, prompts, max_length=labeler.config.max_length)
         count = len(self.ratings.prompts) if self.ratings else 0
-        self.layout = Layout(config, self._width(), count, has_start=self._start is not None)
+        self.layout = Layout(config, self._width(), count, has_start=self._start is not None, has_losses=has_losses)
 
     def _width(self) -> int:
         """Entries of a hidden state, as the head is given it."""

@@ -41,12 +41,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a shard's results hold: the features, the model's width, the rating prompts, and how a response begins."""
+    """What a shard's results hold: the features, the model's width, the rating prompts, and how a response begins.
+
+    With `has_losses` the losses of the samples themselves are known, and nothing has to be run for them alone.
+    """
 
     config: FeatureConfig
     width: int
     prompts: int
     has_start: bool
+    has_losses: bool = False
 
     @property
     def arrays(self) -> dict[str, int]:
@@ -73,9 +77,14 @@ class Layout:
         )
 
     @property
+    def reads_losses(self) -> bool:
+        """Whether known losses serve in place of a run of the samples: mismatch is all that needs more than ratings."""
+        return self.has_losses and {*self.config.features} - {"selectit", "counts"} == {"mismatch"}
+
+    @property
     def runs_samples(self) -> bool:
         """Whether the samples themselves are run: ratings and token counts alone do not need them."""
-        return bool({*self.config.features} - {"selectit", "counts"})
+        return bool({*self.config.features} - {"selectit", "counts"}) and not self.reads_losses
 
     @property
     def runs_model(self) -> bool:
@@ -94,6 +103,11 @@ class ShardFeatures:
         self._mismatched = np.zeros(rows)
         self._trained, self._compared, self._behind, self._cut = (np.zeros(rows, dtype=np.int64) for _ in range(4))
         self._probabilities = np.full((rows, layout.prompts, RATINGS), np.nan)
+
+    def know(self, loss_sum: np.ndarray, trained: np.ndarray) -> None:
+        """Losses of the samples themselves and the tokens they are over, (rows,) each, from another pass."""
+        has = trained > 0
+        self._loss_sum[has], self._trained[has] = loss_sum[has], trained[has]
 
     def take(self, texts: Sequence[Text], read: Read) -> None:
         """Put a batch's results at their rows."""
