@@ -38,6 +38,16 @@ def test_a_target_that_no_method_reads_costs_no_pass_and_that_is_said(make_spec,
     assert ("target", "not read") in [choice[:2] for choice in made.choices]
 
 
+def test_what_a_trim_reads_is_made_of_the_pool_and_not_of_the_target(make_spec, compare_data, tmp_path):
+    config = make_spec(tmp_path).config
+    pool = load_pool(config.data.pool, config.data)
+    towards = "t=spice:objective=transductive,target=true,trim_above=0.9,trim_by=mismatch"
+    made = Preparation(config).run(pool, parse_methods([towards]), target=compare_data / "target.jsonl")
+    assert len(made.store.column("mismatch")) == 24
+    assert made.target is not None
+    assert made.target.features is None
+
+
 def test_what_a_trim_reads_is_read_by_its_method():
     plain, by_loss, by_ifd = parse_methods(["random", "a=random:trim=0.2", "b=random:trim=0.2,trim_by=ifd"])
     assert needs_of_method(plain).columns == ()

@@ -71,7 +71,7 @@ class Preparation:
                 cannot meet.
         """
         needs = [need for method in methods if (need := needs_of_method(method)) is not None]
-        of_target = [need for method in methods if (need := needs_of_method(method)) and reads_target(method)]
+        of_target = [need for method in methods if (need := own_needs(method)) and reads_target(method)]
         folder = store or self.config.output_dir / "gradients"
         opened = self.gradients(pool, folder, [section_of(self.config, m, b) for m in methods for b in budgets])
         if self.features(pool, opened, folder, needs):
@@ -204,21 +204,25 @@ def section_of(config: RunConfig, method: Method, budget: BudgetLike) -> RunConf
     return with_options(fresh, {"method": method.name, "budget": value, **options}, sections=["selection"])
 
 
-def needs_of_method(method: Method) -> Needs | None:
-    """What a method reads with its options, and a trim beside it; None for a control."""
+def own_needs(method: Method) -> Needs | None:
+    """What a method reads with its options; None for a control."""
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import needs_of
+
+    return None if method.is_control else needs_of(get_selector(method.name), options_of_method(method))
+
+
+def needs_of_method(method: Method) -> Needs | None:
+    """What is read of the pool: by the method, and by a trim beside it; None for a control."""
     from spicerack.selectors.trim import Trim
 
-    if method.is_control:
-        return None
-    needs = needs_of(get_selector(method.name), options_of_method(method))
-    return replace(needs, columns=(*needs.columns, *Trim.of(method.options).columns))
+    needs = own_needs(method)
+    return needs and replace(needs, columns=(*needs.columns, *Trim.of(method.options).columns))
 
 
 def reads_target(method: Method) -> bool:
     """Whether a method is given the target: because it needs one, or because `target=true` says so."""
-    needs = needs_of_method(method)
+    needs = own_needs(method)
     return needs is not None and (bool(method.options.get(WITH_TARGET, False)) or needs.target == "required")
 
 
