@@ -83,8 +83,8 @@ def promises(all_results: Mapping[str, Results]) -> list[str]:
             if row["label"] == label and row["versus_random"]
         ]
         worse = [f"{g} {r['budget']}" for g, _, r in rows if (r["versus_random"]["low"] or 0.0) > 0.0]
-        hard = [(g, r) for g, _, r in rows if g in HARD]
-        clear = [g for g, r in hard if r["spread"] is not None and r["versus_random"]["mean"] < -2.0 * r["spread"]]
+        hard = [r for g, _, r in rows if g in HARD and r["spread"] is not None]  # one seed has none
+        clear = [r for r in hard if r["versus_random"]["mean"] < -2.0 * r["spread"]]
         wrongs = [(p["pool"]["flagged"], r["flagged"]) for _, p, r in rows if p["pool"]["flagged"]]
         few = sum(picked < pool / 2.0 for pool, picked in wrongs)
         never = "yes" if not worse else f"no: {', '.join(worse)}"
