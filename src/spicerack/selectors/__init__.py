@@ -95,8 +95,8 @@ def select(
         trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
         trim_above: instead of a share: rows whose value is above this are never picked, whatever their group.
         trim_by: another column of numbers whose highest values are trimmed, as in `mismatch`; rows without one stay.
-        trim_groups: as groups: a share is cut of each, and in the pool as its own target the rows that stay of one stand
-            for all of it; default "clusters:12".
+        trim_groups: as groups: a share is cut of each, and the rows that stay of one stand for all of it in the pool as
+            its own target; default "clusters:12".
         method_options: the method's own options.
 
     Returns:
