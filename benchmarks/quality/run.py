@@ -4,7 +4,8 @@
 
 DATA holds pool.jsonl, test.jsonl and target.jsonl (see regimes.py). Every cell trains LoRA for the same number of
 steps, whatever the method and budget. Random, random after trimming, the whole pool at equal steps and the untrained
-model are controls; --equal-tokens repeats each share as a budget of tokens. What is finished is kept; the table
+model are controls; --equal-tokens repeats each share as a budget of tokens. What is finished is kept, every cell in
+benchmarks/results/quality/REGIME.parquet, so that another machine can add to it; the table
 benchmarks/results/quality.md is written anew after every regime.
 """
 
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from quality.tables import summary
 from spicerack.compare.bench import Spec
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
+from spicerack.compare.table import TABLE_FILE
 from spicerack.config import make_config
 from spicerack.report.comparison import comparison_page
 from spicerack.report.pages import write_page
@@ -60,20 +64,25 @@ def main() -> None:
 
 
 def run(regime: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All cells of a regime; at equal tokens too, once the pool's tokens are known."""
-    budgets: list[Any] = options.budgets.split(",")
-    comparison = make_comparison(folder, budgets, options)
+    """All cells of a regime beside those kept before; at equal tokens too, once the pool's tokens are known."""
     say = Watcher(say=lambda line: print(f"{regime}: {line}", flush=True))
-    results = compare(comparison, say)
+    kept = options.results / options.name / f"{regime}.parquet"
+
+    def compared(budgets: list[Any], *, with_quotas: bool) -> dict[str, Any]:
+        comparison = make_comparison(folder, budgets, options, with_quotas=with_quotas)
+        results = compare(replace(comparison, also=[kept] if kept.is_file() else []), say)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(comparison.spec.config.output_dir / TABLE_FILE, kept)
+        return results
+
+    budgets, goes_on = options.budgets.split(","), kept.is_file()
+    results = compared(budgets, with_quotas=True)
     if options.equal_tokens:
         shares = [share for share in map(parse_budget, budgets) if isinstance(share, float)]
         tokens = [f"{int(share * results['pool']['tokens'])} tokens" for share in shares]
-        at_tokens = compare(make_comparison(folder, tokens, options, with_quotas=False), say)
-        results["summary"] += [row for row in at_tokens["summary"] if row["budget"] is not None]
-        results["cells"] += [cell for cell in at_tokens["cells"] if cell["budget"] is not None]
-        results["overlap"] |= at_tokens["overlap"]
+        results = compared(tokens, with_quotas=False)
     write_page(folder / "compare.html", comparison_page(results))
-    return results
+    return results | {"goes_on": goes_on}
 
 
 def make_comparison(
@@ -127,12 +136,15 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
         model["model_name_or_path"] = Path(model["model_name_or_path"]).name
     made = f"`{command}`, {machine('spicerack', 'torch', 'transformers', 'trl', 'peft')}"
     kept = ("names", "settings", "seeds", "budgets", "methods", "pool", "summary")
-    slim = earlier(options, all_results) | {
-        regime: {"made": made, **{key: results[key] for key in kept}} for regime, results in all_results.items()
-    }
+    before = earlier(options, all_results)
+    slim = {regime: results for regime, results in before.items() if regime not in all_results}
+    for regime, results in all_results.items():
+        others = before[regime]["made"] if results["goes_on"] and regime in before else []
+        slim[regime] = {"made": [*(by for by in others if by != made), made], **{key: results[key] for key in kept}}
     regimes_of: dict[str, list[str]] = {}
     for regime, results in slim.items():
-        regimes_of.setdefault(results["made"], []).append(regime)
+        for by in results["made"]:
+            regimes_of.setdefault(by, []).append(regime)
     heading = [
         "# Quality of subsets",
         "",
@@ -153,15 +165,13 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def earlier(options: argparse.Namespace, all_results: dict[str, Any]) -> dict[str, Any]:
-    """Regimes of the kept result that were not asked for. They must have been trained and measured alike."""
+    """The kept result. Regimes that were not asked for must have been trained and measured alike."""
     file = options.results / f"{options.name}.json"
-    asked = set(options.regimes.split(","))
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    found = {regime: results for regime, results in found.items() if regime not in asked}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     alike = ("model", "labels", "gradients", "recipe", "measures")
-    for regime, results in found.items():
+    for regime in found.keys() - all_results.keys():
         for new in all_results.values():
-            differs = [key for key in alike if results["settings"][key] != new["settings"][key]]
+            differs = [key for key in alike if found[regime]["settings"][key] != new["settings"][key]]
             if differs:
                 raise SystemExit(f"{file}: {regime} was made with another {', '.join(differs)}; give another --name")
     return found

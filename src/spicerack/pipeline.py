@@ -143,12 +143,12 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> tuple[dic
     Returns:
         What stands in `results.json`, and the files by name.
     """
-    from spicerack.compare import driver, results
+    from spicerack.compare import driver, results, table
     from spicerack.report.comparison import comparison_page
     from spicerack.report.pages import write_page
 
     folder = prepare_output(comparison.spec.config.output_dir)
     found = driver.compare(comparison, watcher)
     page = write_page(folder / "compare.html", comparison_page(found))
-    files = {name: folder / name for name in (results.RESULTS_FILE, results.TABLE_FILE)}
+    files = {name: folder / name for name in (results.RESULTS_FILE, table.TABLE_FILE)}
     return found, {**files, page.name: page}

@@ -46,6 +46,13 @@ def compare(
     parallel: Annotated[int, typer.Option("--parallel", min=1, help="Processes that train; GPUs in turn.")] = 1,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep what was trained.")] = False,
     finished: Annotated[bool, typer.Option("--finished", help="The table of what is finished; run nothing.")] = False,
+    also: Annotated[
+        list[Path],
+        typer.Option(
+            "--also",
+            help="Folder or results.parquet of a comparison made alike; its cells are put in. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the comparison.")] = Path("runs/compare"),
     *,
     options: dict[str, Any],
@@ -81,6 +88,7 @@ def compare(
         flag_column=flag_column,
         parallel=parallel,
         finished=finished,
+        also=also,
     )
     pipeline.prepare_output(output)
     with progress_display() as progress:

@@ -9,7 +9,8 @@ cells/             a folder a cell (bench.py)
 cost.json          seconds of the passes
 results.json, results.parquet
 
-Whatever is finished is kept, and more methods, budgets and seeds may be asked for later.
+Whatever is finished is kept, and more methods, budgets and seeds may be asked for later. Cells of other folders, e.g.
+of other machines, can be put in the table.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.compare.bench import RESULT_FILE, Spec, load_test, read_result
-from spicerack.compare.inputs import Inputs, Preparation, target_section
+from spicerack.compare.inputs import Preparation, target_section
 from spicerack.compare.intervals import Bootstrap
-from spicerack.compare.plan import Cell, Method, make_cells
-from spicerack.compare.results import Outcome, PoolFacts, read_flags, summarize, write_results
+from spicerack.compare.outcomes import Cells, Outcome, PoolFacts, read_flags
+from spicerack.compare.plan import Budget, Cell, Method, make_cells
+from spicerack.compare.results import RESULTS_FILE, summarize
 from spicerack.compare.selections import Picked, Selections, check_methods, resolve_budgets
+from spicerack.compare.table import TABLE_FILE, Elsewhere, write_cells
 from spicerack.compare.workers import run_cells
 from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, parse_budget
+from spicerack.store.files import write_json
 from spicerack.store.layout import read_manifest
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ class Comparison:
         flag_column: a column of the pool that marks rows nobody wants, for scoring alone.
         parallel: processes that run cells.
         finished: put together the cells that are finished, and run none.
+        also: tables or folders of other comparisons with the same settings, whose cells are put in; none is run that
+            they hold.
     """
 
     spec: Spec
@@ -63,6 +69,7 @@ class Comparison:
     flag_column: str | None = None
     parallel: int = 1
     finished: bool = False
+    also: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -107,9 +114,40 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
 
 
 def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
+    spec = comparison.spec
+    there = Elsewhere.read(comparison.also, settings, comparison.methods)
+    for line in there.lines:
+        watcher.say(line)
+    methods = tuple(method for method in comparison.methods if _is_needed(method, comparison, there))
+    if not methods and not there.outcomes:
+        cells = spec.config.output_dir / "cells"
+        raise ConfigurationError(f"{cells} holds no finished cell of these methods; leave out --finished to run them")
+    here = _here(replace(comparison, methods=methods), pool, there, watcher) if methods else None
+    own = here.outcomes if here else ()
+    others = there.without(outcome.cell for outcome in own)
+    outcomes = sorted([*own, *others], key=lambda outcome: outcome.cell.seed)
+    facts = here.pool if here else there.pool
+    measures = spec.measures
+    bootstrap = Bootstrap(measures.resamples, measures.confidence, measures.bootstrap_seed)
+    about = _about(comparison, outcomes, settings) | {"seconds": here.seconds if here else {}}
+    results = summarize(outcomes, facts, bootstrap, about=about)
+    write_cells(spec.config.output_dir / TABLE_FILE, Cells(outcomes, facts), settings)
+    write_json(spec.config.output_dir / RESULTS_FILE, results)
+    return results
+
+
+def _is_needed(method: Method, comparison: Comparison, there: Elsewhere) -> bool:
+    """Whether a cell of a method is run or read here, so that no pass is made for the others."""
+    if any((comparison.spec.config.output_dir / "cells" / method.label).glob(f"*/*/{RESULT_FILE}")):
+        return True
+    budgets = [Budget(str(given), given, "") for given in comparison.budgets]
+    cells = make_cells([method], budgets, comparison.seeds)
+    return not comparison.finished and not all(cell in there for cell in cells)
+
+
+def _here(comparison: Comparison, pool: Pool, there: Elsewhere, watcher: Watcher) -> Cells:
+    """Cells of this folder: passes, selections, and the trainings that are missing here and elsewhere."""
     spec, config = comparison.spec, comparison.spec.config
-    if comparison.finished:
-        comparison = replace(comparison, methods=_finished(comparison))
     inputs = Preparation(config, watcher.progress).run(
         pool,
         comparison.methods,
@@ -119,26 +157,18 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     )
     for choice in inputs.choices:
         watcher.say(f"{choice.name} = {choice.value}  ({choice.reason})")
-    budgets = resolve_budgets(comparison.budgets, inputs.store)
+    cells = make_cells(comparison.methods, resolve_budgets(comparison.budgets, inputs.store), comparison.seeds)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
-    cells = make_cells(comparison.methods, budgets, comparison.seeds)
+    done = [cell for cell in cells if read_result(spec.folder(cell)) is not None]
     if comparison.finished:
-        done = [cell for cell in cells if read_result(spec.folder(cell)) is not None]
         watcher.say(f"{len(done)} of {len(cells)} cells are finished; the table is of these")
-        cells = done
+    cells = done if comparison.finished else [cell for cell in cells if cell in done or cell not in there]
     chosen = Selections(inputs.store, pool, config, seeds=comparison.seeds, target=inputs.target, say=watcher.say)
     picks = [chosen.of(cell) for cell in cells]
     if not comparison.finished:
         _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
-    outcomes = [
-        Outcome(cell, picked, read_result(spec.folder(cell)) or {}, spec.folder(cell))
-        for cell, picked in zip(cells, picks, strict=True)
-    ]
-    measures = spec.measures
-    bootstrap = Bootstrap(measures.resamples, measures.confidence, measures.bootstrap_seed)
-    results = summarize(outcomes, facts, bootstrap, about=_about(comparison, settings, inputs))
-    write_results(config.output_dir, results)
-    return results
+    outcomes = [Outcome.read(cell, picked, spec.folder(cell), facts) for cell, picked in zip(cells, picks, strict=True)]
+    return Cells(outcomes, facts.of_all(), inputs.seconds)
 
 
 def _begun(folder: Path, section: str) -> bool:
@@ -146,15 +176,6 @@ def _begun(folder: Path, section: str) -> bool:
     if section in OF_THE_CELLS:
         return any((folder / "cells").glob(f"*/*/*/{RESULT_FILE}"))
     return any((folder / name).exists() for name in ("gradients", "target", "selections", "cells"))
-
-
-def _finished(comparison: Comparison) -> tuple[Method, ...]:
-    """The methods with a finished cell, so that no pass is made for the others."""
-    cells = comparison.spec.config.output_dir / "cells"
-    begun = tuple(m for m in comparison.methods if any((cells / m.label).glob(f"*/*/{RESULT_FILE}")))
-    if not begun:
-        raise ConfigurationError(f"{cells} holds no finished cell of these methods; leave out --finished to run them")
-    return begun
 
 
 def _check_named(comparison: Comparison, pool: Pool, test: Pool) -> None:
@@ -201,8 +222,9 @@ def _run_missing(comparison: Comparison, work: Sequence[tuple[Cell, Picked]], wa
     run_cells(spec, missing, parallel=comparison.parallel, done=report)
 
 
-def _about(comparison: Comparison, settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+def _about(comparison: Comparison, outcomes: Sequence[Outcome], settings: dict[str, Any]) -> dict[str, Any]:
     spec = comparison.spec
+    cells = [outcome.cell for outcome in outcomes]
     return {
         "settings": settings,
         "names": {
@@ -212,12 +234,11 @@ def _about(comparison: Comparison, settings: dict[str, Any], inputs: Inputs) -> 
         },
         "methods": [
             {"label": m.label, "method": m.name, "options": {k: str(v) for k, v in m.options.items()}}
-            for m in comparison.methods
+            for m in {cell.method.label: cell.method for cell in cells}.values()
         ],
-        "budgets": [str(budget) for budget in comparison.budgets],
-        "seeds": list(comparison.seeds),
+        "budgets": list(dict.fromkeys(cell.budget.given for cell in cells if cell.budget)),
+        "seeds": sorted({cell.seed for cell in cells}),
         "flag_column": comparison.flag_column,
         "by": spec.measures.by,
         "confidence": spec.measures.confidence,
-        "seconds": inputs.seconds,
     }
