@@ -118,9 +118,14 @@ def test_rows_above_a_value_are_never_picked_whatever_their_group():
     trimmed = spicerack.select(X, "random", 1.0, trim_above=12.0, trim_by="mismatch", columns=columns)
     assert sorted(trimmed.indices) == [*range(13), 19]  # a value as high as the bound stays, and a row without one
     assert set(trimmed.excluded["reason"]) == {"trimmed: mismatch above 12"}
-    (choice,) = trimmed.manifest["choices"]
+    choice, picked = trimmed.manifest["choices"]
     assert (choice["name"], choice["value"]) == ("trim_above", 12.0)
     assert choice["reason"] == "6 rows with mismatch above it are left out; 2 rows have no mismatch, and stay"
+    assert (picked["name"], picked["value"]) == ("picked", 14)
+    assert picked["reason"] == "all that the trim leaves, fewer than the share 1"
+    half = spicerack.select(X, "random", "50%", trim_above=12.0, trim_by="mismatch", columns=columns)
+    assert len(half.indices) == 10  # of the pool, not of what is left
+    assert len(half.manifest["choices"]) == 1
     by_loss = spicerack.select(X, "random", 1.0, trim_above=0.0, columns=columns, include=[7])
     assert sorted(by_loss.indices) == [0, 7]  # a loss that is not finite is above any; a forced row stays
     with pytest.raises(spicerack.SpicerackError, match="give one of them"):

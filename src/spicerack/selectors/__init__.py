@@ -78,8 +78,8 @@ def select(
     Args:
         gradients: a `GradientStore`, the path of one, or an array or tensor (n, k).
         method: a name of `methods()`.
-        budget: int: rows; float in (0, 1]: share of the rows that can be picked; `TokenBudget`; or text such as
-            "10%", "500", "20k tokens".
+        budget: int: rows; float in (0, 1]: share of the rows that can be picked, before any trim; `TokenBudget`; or
+            text such as "10%", "500", "20k tokens".
         target: rows of what the model should do, like `gradients`, (m, k); or several by name.
         target_groups: a label per target row, (m,), or a column of the target's table, for methods that read subtasks;
             default: the names of the targets.

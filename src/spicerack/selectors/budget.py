@@ -54,8 +54,8 @@ def parse_budget(budget: BudgetLike) -> int | float | TokenBudget:
     """A budget from what the command line, a file or a caller gives.
 
     Args:
-        budget: an int is a number of rows, a float in (0, 1] a share of those that can be picked; text is either of
-            them, a percentage, or tokens with an optional k or m.
+        budget: an int is a number of rows, a float in (0, 1] a share of those that can be picked, before any trim; text
+            is either of them, a percentage, or tokens with an optional k or m.
 
     Raises:
         BudgetError: zero, negative, not a number, a share above 1, or text that is none of these.
@@ -76,13 +76,17 @@ def parse_budget(budget: BudgetLike) -> int | float | TokenBudget:
     return share
 
 
-def resolve(budget: BudgetLike, eligible: BoolArray, tokens: IntArray | None) -> ResolvedBudget:
+def resolve(
+    budget: BudgetLike, eligible: BoolArray, tokens: IntArray | None, *, before: BoolArray | None = None
+) -> ResolvedBudget:
     """The budget in rows or tokens.
 
     Args:
-        budget: as for `parse_budget`. A share counts the eligible rows: rounded, at least one.
+        budget: as for `parse_budget`. A share counts the rows before a trim: rounded, at least one, at most all that
+            are eligible.
         eligible: rows that can be picked, (n,).
         tokens: tokens of each row, (n,); needed by a token budget.
+        before: rows that could be picked before a trim, (n,); default: the eligible ones.
 
     Raises:
         BudgetError: more rows than can be picked, or a token budget that cannot be counted or holds no row.
@@ -97,7 +101,8 @@ def resolve(budget: BudgetLike, eligible: BoolArray, tokens: IntArray | None) ->
             raise BudgetError(f"a budget of {parsed.tokens} tokens holds no row: the shortest has {shortest} tokens")
         return ResolvedBudget(tokens=int(parsed.tokens))
     if isinstance(parsed, float):
-        return ResolvedBudget(count=max(1, round(parsed * rows)), share=parsed)
+        whole = rows if before is None else int(np.count_nonzero(before))
+        return ResolvedBudget(count=min(rows, max(1, round(parsed * whole))), share=parsed)
     if parsed > rows:
         raise BudgetError(f"budget {parsed} is above the {rows} rows that can be picked (of {eligible.size})")
     return ResolvedBudget(count=parsed)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spicerack.config import Choice
 from spicerack.errors import BudgetError, ConfigurationError, GradientError, UnknownNameError
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.base import CheckpointRows, Problem, Selector
@@ -82,7 +83,14 @@ def read_problem(
         raise ConfigurationError(f"trim leaves no row: {cut.choices[0].reason}; give a higher {cut.choices[0].name}")
     excluded += [(int(i), trim.reason) for i in worst]
     counts = read_tokens(rows, tokens, eligible, budget)
-    resolved = resolve(budget, eligible, counts)
+    resolved = resolve(budget, eligible, counts, before=cut.before)
+    told = list(cut.choices)
+    if resolved.share is not None and resolved.count == np.count_nonzero(eligible) < round(
+        resolved.share * cut.before.sum()
+    ):
+        told.append(
+            Choice("picked", resolved.count, f"all that the trim leaves, fewer than the share {resolved.share:g}")
+        )
     problem = Problem(
         rows=rows,
         budget=resolved,
@@ -96,7 +104,7 @@ def read_problem(
         quotas=None if quotas is None else read_quotas(quotas, read_groups(rows, groups), eligible, resolved.count),
         forced=tuple(forced),
         excluded=tuple(sorted(excluded)),
-        choices=cut.choices,
+        choices=told,
         cut=cut,
     )
     problem.room().take_forced()  # what cannot be met is known before any work
