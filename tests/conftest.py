@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
 
+import numpy as np
 import pytest
 
 
@@ -40,3 +41,17 @@ def tiny_pool(tmp_path_factory):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """Makes rows (n, k) of unit length around orthogonal centers, and the center of each."""
+
+    def make(n=300, k=16, count=4, noise=0.15, seed=0):
+        rng = np.random.default_rng(seed)
+        centers = np.linalg.qr(rng.standard_normal((k, count)))[0].T
+        truth = rng.integers(0, count, n)
+        X = centers[truth] + noise * rng.standard_normal((n, k)) / np.sqrt(k)
+        return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32), truth
+
+    return make

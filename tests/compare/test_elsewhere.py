@@ -111,7 +111,7 @@ def test_where_the_model_lies_does_not_matter(there, make_spec, tmp_path):
 def test_a_label_of_two_meanings_is_refused(there, make_spec, tmp_path):
     folder, comparison, _ = there
     methods = parse_methods("t=spice:rows=unit")
-    with pytest.raises(ConfigurationError, match="'t' is .*transductive.*, and here .*unit.*give one of them another"):
+    with pytest.raises(ConfigurationError, match=r"'t' is .*transductive.*, and here .*unit.*give one of them another"):
         compare(in_folder(comparison, make_spec, tmp_path, methods=methods, also=[folder]))
 
 
