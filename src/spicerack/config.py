@@ -139,6 +139,9 @@ class SelectionConfig(BaseModel):
     )
     include: list[int | str] = Field([], description="picked first: a sample id, row:NUMBER, or @FILE of them")
     exclude: list[int | str] = Field([], description="never picked: a sample id, row:NUMBER, or @FILE of them")
+    dedup: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
+        None, description="cosine of gradients from which on rows are near-duplicates, as in 0.9: one of them stays"
+    )
     trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of each group that is never picked, its rows of the highest loss, or trim_by"
     )

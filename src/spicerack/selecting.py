@@ -48,7 +48,7 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     from spicerack.selectors import get_selector
     from spicerack.selectors.base import read_options
     from spicerack.selectors.foreseen import Foreseen, check_foreseen
-    from spicerack.selectors.trim import OPTIONS
+    from spicerack.selectors.reading import OF_THE_POOL
     from spicerack.store.layout import TABLE_SCHEMA, norm_column
 
     pool, survey, chosen = planned.pool, planned.survey, config.selection
@@ -64,8 +64,7 @@ def check_rows(config: RunConfig, planned: GradientPass | CheckpointPasses | Fea
     else:  # a folder `features` may be there already, whatever the method reads
         beside = {name for columns in COLUMNS.values() for name in columns}
         late = {*TABLE_SCHEMA.names, *beside, *map(norm_column, [*planned.current.arrays, *FEATURES])}
-    names = ("quotas", "groups", "include", "exclude")
-    given = {name: getattr(chosen, name) for name in (*names, *OPTIONS)}
+    given = {name: getattr(chosen, name) for name in OF_THE_POOL}
     rows = Foreseen(known, late | {"finite"}, pool.source.name)
     room = check_foreseen(rows, chosen.budget, **given)
     selector = get_selector(chosen.method)
@@ -88,7 +87,7 @@ def method_needs(config: RunConfig) -> Needs:
 def features_read(config: RunConfig) -> list[str] | None:
     """The features that stand for everything the selection reads; None where it reads gradients.
 
-    A trim of a share, and quotas by clusters, read gradients, whatever the method reads.
+    Near-duplicates, a trim of a share, and quotas by clusters are of gradients, whatever the method reads.
 
     Raises:
         ConfigurationError: checkpoints, which have no use without gradients.
@@ -96,7 +95,7 @@ def features_read(config: RunConfig) -> list[str] | None:
     from spicerack.features.needed import features_alone
 
     chosen = config.selection
-    if chosen.trim > 0.0 or (chosen.groups or "").startswith("clusters:"):
+    if chosen.dedup is not None or chosen.trim > 0.0 or (chosen.groups or "").startswith("clusters:"):
         return None
     compute = features_alone(method_needs(config))
     if compute is not None and config.gradients.checkpoints is not None:
@@ -108,8 +107,7 @@ def features_read(config: RunConfig) -> list[str] | None:
 
 def select_options(config: RunConfig) -> dict[str, Any]:
     """The section as arguments of `select`, but for the target."""
-    from spicerack.selectors.trim import OPTIONS
+    from spicerack.selectors.reading import OF_THE_POOL
 
     chosen = config.selection
-    names = ("method", "budget", "seed", "quotas", "groups", "include", "exclude")
-    return {name: getattr(chosen, name) for name in (*names, *OPTIONS)} | chosen.method_options
+    return {name: getattr(chosen, name) for name in ("method", "budget", "seed", *OF_THE_POOL)} | chosen.method_options

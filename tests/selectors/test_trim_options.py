@@ -54,7 +54,7 @@ def test_rows_above_a_value_are_never_picked_whatever_their_group(planted):
     assert (choice["name"], choice["value"]) == ("trim_above", 12.0)
     assert choice["reason"] == "6 rows with mismatch above it are left out; 2 rows have no mismatch, and stay"
     assert (picked["name"], picked["value"]) == ("picked", 14)
-    assert picked["reason"] == "all that the trim leaves, fewer than the share 1"
+    assert picked["reason"] == "all rows that are left; the budget asks for 20"
     half = spicerack.select(X, "random", "50%", trim_above=12.0, trim_by="mismatch", columns=columns)
     assert len(half.indices) == 10  # of the pool, not of what is left
     assert len(half.manifest["choices"]) == 1

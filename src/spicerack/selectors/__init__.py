@@ -67,6 +67,7 @@ def select(
     groups: Sequence[Any] | str | None = None,
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
+    dedup: float | None = None,
     trim: float = 0.0,
     trim_above: float | None = None,
     trim_by: str | None = None,
@@ -78,8 +79,8 @@ def select(
     Args:
         gradients: a `GradientStore`, the path of one, or an array or tensor (n, k).
         method: a name of `methods()`.
-        budget: int: rows; float in (0, 1]: share of the rows that can be picked, before any trim; `TokenBudget`; or
-            text such as "10%", "500", "20k tokens".
+        budget: int: rows; float in (0, 1]: share of the rows that can be picked, before dedup and trim; `TokenBudget`;
+            or text such as "10%", "500", "20k tokens".
         target: rows of what the model should do, like `gradients`, (m, k); or several by name.
         target_groups: a label per target row, (m,), or a column of the target's table, for methods that read subtasks;
             default: the names of the targets.
@@ -92,6 +93,9 @@ def select(
             many clusters of the gradients' directions.
         include: rows that are picked first whatever their score, as numbers or sample ids.
         exclude: rows that are never picked, as numbers or sample ids.
+        dedup: cosine in [0.5, 1] of gradients from which on two rows are near-duplicates: of such rows one stays, that
+            of the lowest value of a trim's column, else the first; the others are never picked, nor counted in the
+            pool as its own target (after SemDeDup, Abbas et al. 2023, which compares embeddings).
         trim: share in [0, 1) of each group that is never picked: its rows of the highest loss (the column `loss_mean`).
         trim_above: instead of a share: rows whose value is above this are never picked, whatever their group.
         trim_by: another column of numbers whose highest values are trimmed, as in `mismatch`; rows without one stay.
@@ -124,6 +128,7 @@ def select(
         groups=groups,
         include=include,
         exclude=exclude,
+        dedup=dedup,
         trim=Trim(trim, trim_above, trim_by, trim_groups),
     )
     for name in needs_of(selector, options).read_arrays:

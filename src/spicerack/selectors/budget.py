@@ -54,8 +54,8 @@ def parse_budget(budget: BudgetLike) -> int | float | TokenBudget:
     """A budget from what the command line, a file or a caller gives.
 
     Args:
-        budget: an int is a number of rows, a float in (0, 1] a share of those that can be picked, before any trim; text
-            is either of them, a percentage, or tokens with an optional k or m.
+        budget: an int is a number of rows, a float in (0, 1] a share of those that can be picked, before dedup and
+            trim; text is either of them, a percentage, or tokens with an optional k or m.
 
     Raises:
         BudgetError: zero, negative, not a number, a share above 1, or text that is none of these.
@@ -82,11 +82,11 @@ def resolve(
     """The budget in rows or tokens.
 
     Args:
-        budget: as for `parse_budget`. A share counts the rows before a trim: rounded, at least one, at most all that
-            are eligible.
+        budget: as for `parse_budget`. A share counts the rows before dedup and trim: rounded, at least one, at most
+            all that are eligible.
         eligible: rows that can be picked, (n,).
         tokens: tokens of each row, (n,); needed by a token budget.
-        before: rows that could be picked before a trim, (n,); default: the eligible ones.
+        before: rows that could be picked before dedup and trim, (n,); default: the eligible ones.
 
     Raises:
         BudgetError: more rows than can be picked, or a token budget that cannot be counted or holds no row.

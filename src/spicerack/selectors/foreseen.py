@@ -19,6 +19,7 @@ from spicerack.information.matrix import BoolArray, IntArray
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Selector
 from spicerack.selectors.budget import BudgetLike, parse_budget, resolve
+from spicerack.selectors.dedup import check_dedup
 from spicerack.selectors.devices import require_device
 from spicerack.selectors.grouping import count_clusters
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
@@ -96,6 +97,7 @@ def check_foreseen(
     groups: str | None = None,
     include: Sequence[int | str] = (),
     exclude: Sequence[int | str] = (),
+    dedup: float | None = None,
     trim: float = 0.0,
     trim_above: float | None = None,
     trim_by: str | None = None,
@@ -103,8 +105,7 @@ def check_foreseen(
 ) -> Room:
     """Refuse before a pass what `select` would refuse after it; the arguments are those of `select`.
 
-    With a trim some rows will be missing, so a share of them is more than will be picked: quotas that depend on it are
-    only read, not counted.
+    With dedup or a trim some rows will be missing: quotas that depend on how many are only read, not counted.
 
     Returns:
         What may be picked, the forced rows taken; without quotas where only a pass can tell the groups.
@@ -117,6 +118,7 @@ def check_foreseen(
     """
     eligible, forced = read_fixed(rows, include, exclude)
     check_groups(quotas, groups)
+    check_dedup(dedup)
     cut = Trim(trim, trim_above, trim_by, trim_groups)
     if trim_groups is not None:
         rows.tells(trim_groups)
@@ -133,7 +135,7 @@ def check_foreseen(
     if quotas is not None and rows.tells(groups):
         labels = [None if label is None else str(label) for label in rows.label(groups or "source")]
         limits = read_quotas(quotas, labels, eligible, resolved.count)
-        if cut and (quotas == PROPORTIONAL or isinstance(parse_budget(budget), float)):
+        if (cut or dedup is not None) and (quotas == PROPORTIONAL or isinstance(parse_budget(budget), float)):
             limits = None
     room = Room(
         eligible, count=resolved.count, capacity=resolved.tokens, tokens=tokens, quotas=limits, forced=tuple(forced)

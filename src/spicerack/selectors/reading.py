@@ -13,13 +13,16 @@ from spicerack.errors import BudgetError, ConfigurationError, GradientError, Unk
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.base import CheckpointRows, Problem, Selector
 from spicerack.selectors.budget import BudgetLike, TokenBudget, parse_budget, resolve
+from spicerack.selectors.dedup import NEAR_DUPLICATE, check_dedup, find_near_duplicates
 from spicerack.selectors.grouping import read_groups
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.rows import Rows
 from spicerack.selectors.targets import read_checkpoints, read_target, reasons
-from spicerack.selectors.trim import Cut, Trim
+from spicerack.selectors.trim import OPTIONS, Cut, Trim
 
 BY_CALLER = "excluded by the caller"
+OF_THE_POOL = ("quotas", "groups", "include", "exclude", "dedup", *OPTIONS)
+"""What may be picked, whatever the method: options of `select` that the configuration's section has too."""
 
 
 class Labeled(Protocol):
@@ -60,6 +63,7 @@ def read_problem(
     groups: Sequence[Any] | str | None,
     include: Sequence[int | str],
     exclude: Sequence[int | str],
+    dedup: float | None,
     trim: Trim,
 ) -> Problem:
     """The problem that `spicerack.select` was given; see there for the arguments and errors."""
@@ -76,21 +80,14 @@ def read_problem(
     excluded += [(int(i), BY_CALLER) for i in np.flatnonzero(~left)]
     check_groups(quotas, groups)
     numbers = read_columns(rows, columns)
-    cut = Cut(trim, rows, numbers.get(trim.column), eligible)
-    worst = np.setdiff1d(cut.rows, forced)
-    eligible[worst] = False
-    if worst.size and not eligible.any():
-        raise ConfigurationError(f"trim leaves no row: {cut.choices[0].reason}; give a higher {cut.choices[0].name}")
-    excluded += [(int(i), trim.reason) for i in worst]
+    before = eligible.copy()
+    reasons_left, told, cut = leave_out(rows, eligible, forced, numbers, dedup, trim)
+    excluded += reasons_left
     counts = read_tokens(rows, tokens, eligible, budget)
-    resolved = resolve(budget, eligible, counts, before=cut.before)
-    told = list(cut.choices)
-    if resolved.share is not None and resolved.count == np.count_nonzero(eligible) < round(
-        resolved.share * cut.before.sum()
-    ):
-        told.append(
-            Choice("picked", resolved.count, f"all that the trim leaves, fewer than the share {resolved.share:g}")
-        )
+    resolved = resolve(budget, eligible, counts, before=before)
+    asked = None if resolved.share is None else round(resolved.share * np.count_nonzero(before))
+    if asked is not None and resolved.count == np.count_nonzero(eligible) < asked:
+        told.append(Choice("picked", resolved.count, f"all rows that are left; the budget asks for {asked}"))
     problem = Problem(
         rows=rows,
         budget=resolved,
@@ -109,6 +106,39 @@ def read_problem(
     )
     problem.room().take_forced()  # what cannot be met is known before any work
     return problem
+
+
+def leave_out(
+    rows: Rows,
+    eligible: BoolArray,
+    forced: Sequence[int],
+    numbers: Mapping[str, FloatArray],
+    dedup: float | None,
+    trim: Trim,
+) -> tuple[list[tuple[int, str]], list[Choice], Cut]:
+    """Take near-duplicates, then what a trim cuts, off the rows that may be picked; a forced row stays.
+
+    Returns:
+        The rows that are left out, each with its reason; what is told of it; the cut.
+
+    Raises:
+        ConfigurationError: an option out of its range, a column that is not there, or no row is left.
+    """
+    check_dedup(dedup)
+    out: list[tuple[int, str]] = []
+    told: list[Choice] = []
+    values = (numbers[trim.column] if trim.column in numbers else rows.column(trim.column)) if trim else None
+    if dedup is not None:
+        copies, choice = find_near_duplicates(rows, dedup, eligible, forced, values)
+        eligible[copies] = False
+        out += [(int(i), NEAR_DUPLICATE) for i in copies]
+        told.append(choice)
+    cut = Cut(trim, rows, values, eligible)
+    worst = np.setdiff1d(cut.rows, forced)
+    eligible[worst] = False
+    if worst.size and not eligible.any():
+        raise ConfigurationError(f"trim leaves no row: {cut.choices[0].reason}; give a higher {cut.choices[0].name}")
+    return [*out, *((int(i), trim.reason) for i in worst)], [*told, *cut.choices], cut
 
 
 def lost_before(checkpoints: Sequence[CheckpointRows]) -> list[tuple[int, str]]:

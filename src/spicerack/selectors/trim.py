@@ -89,20 +89,16 @@ class Cut:
     Args:
         trim: what is cut.
         rows: the pool's.
-        values: (n,), or None for the store's column. A loss that is not finite counts as the highest; a row without
-            another value stays.
+        values: of the trim's column, (n,); None where nothing is cut. A loss that is not finite counts as the highest;
+            a row without another value stays.
         eligible: rows that may be picked, (n,).
-
-    Raises:
-        ConfigurationError: rows without such a column.
     """
 
     def __init__(self, trim: Trim, rows: Rows, values: FloatArray | None, eligible: BoolArray) -> None:
         self.trim, self.pool, self.before = trim, rows, eligible.copy()
         self.rows: IntArray = np.zeros(0, dtype=np.int64)
         self.choices: list[Choice] = []
-        if trim:
-            values = rows.column(trim.column) if values is None else values
+        if values is not None:
             known = eligible if trim.column == LOSS else eligible & np.isfinite(values)
             self.rows = self._highest(values, known)
             self.choices = [self._told(int(np.count_nonzero(eligible & ~known)))]

@@ -223,7 +223,7 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
         UnknownNameError: an option that does not exist.
         ConfigurationError: a value that cannot be, a target, or a budget that is no budget.
     """
-    from spicerack.selectors.trim import OPTIONS
+    from spicerack.selectors.reading import OF_THE_POOL
     from spicerack.training.lead import LeadOptions
     from spicerack.training.online import OnlineOptions
 
@@ -231,7 +231,7 @@ def read_loop_options(config: RunConfig) -> TrainerOptions:
     parse_budget(chosen.budget)
     if chosen.target is not None:
         raise ConfigurationError(f"{chosen.method} with a proxy in the loop reads no target; leave it out")
-    for name in ("quotas", "groups", "include", "exclude", *OPTIONS, "subtask_column"):
+    for name in (*OF_THE_POOL, "subtask_column"):
         if getattr(chosen, name) != type(chosen).model_fields[name].get_default(call_default_factory=True):
             raise ConfigurationError(f"{name} is no option of {chosen.method} with a proxy in the loop; leave it out")
     for name in ("checkpoints", "optimizer_state"):

@@ -1,0 +1,55 @@
+"""Near-duplicates of rows that may be picked: never picked, and not counted in the pool as its own target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spicerack.config import Choice
+from spicerack.errors import ConfigurationError
+from spicerack.information.duplicates import near_duplicates
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray
+from spicerack.selectors.rows import Rows
+
+LOWEST = 0.5
+NEAR_DUPLICATE = "near-duplicate of a row that stays"
+
+
+def check_dedup(dedup: Any) -> None:
+    """Refuse what is no cosine.
+
+    Raises:
+        ConfigurationError: neither None nor a number in [0.5, 1].
+    """
+    number = isinstance(dedup, (int, float, np.integer, np.floating)) and not isinstance(dedup, bool)
+    if dedup is not None and not (number and LOWEST <= dedup <= 1.0):
+        raise ConfigurationError(
+            f"dedup={dedup!r}, expected a cosine of at least {LOWEST:g} and at most 1, as in 0.9, or None"
+        )
+
+
+def find_near_duplicates(
+    rows: Rows, dedup: float, eligible: BoolArray, forced: Sequence[int], values: FloatArray | None
+) -> tuple[IntArray, Choice]:
+    """Rows that are left out, ascending, and what is told of it.
+
+    Args:
+        rows: the pool's gradients.
+        dedup: cosine from which on two rows are near-duplicates.
+        eligible: rows that may be picked, (n,); others are compared with none.
+        forced: rows that stay, whatever they are like.
+        values: (n,); of near-duplicates the row of the lowest value stays, of equal ones the first. None: the first.
+    """
+    gradients = rows.array("gradient")
+    others = np.setdiff1d(np.flatnonzero(eligible & (gradients.norms > 0.0)), forced)
+    if values is not None:
+        others = others[np.argsort(values[others], kind="stable")]  # NaN comes last
+    order = np.concatenate([np.asarray(forced, dtype=np.int64), others])
+    found = near_duplicates(
+        lambda: gradients.stream("unit"), lambda at: gradients.working(at, "unit"), rows.n, order, dedup
+    )
+    out = np.setdiff1d(np.flatnonzero(found >= 0), forced)
+    reason = f"{out.size} rows are left out whose gradient has a cosine of at least that with one of a row that stays"
+    return out, Choice("dedup", float(dedup), reason)
