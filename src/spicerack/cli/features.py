@@ -49,4 +49,4 @@ def features(
     print_cost(work.cost, "features")
     print_choices(work.choices)
     held = ", ".join([*(f"{name} ({columns:,})" for name, columns in store.arrays.items()), *work.layout.columns])
-    console.print(f"{store.n:,} rows of {held} in {output}", style="bold", markup=False)
+    console.print(f"{store.n:,} rows of {held or 'token counts'} in {output}", style="bold", markup=False)
