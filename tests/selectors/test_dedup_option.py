@@ -26,7 +26,7 @@ def test_one_of_each_is_left(repeated, method):
     X, truth = repeated
     chosen = spicerack.select(X, method, 1.0, dedup=0.9)
     assert sorted(chosen.indices) == firsts(truth)
-    assert set(chosen.excluded["reason"]) == {"near-duplicate of a row that stays"}
+    assert set(chosen.excluded["reason"]) == {"near-duplicate of another row"}
     told = {choice["name"]: choice for choice in chosen.manifest["choices"]}
     assert told["dedup"]["value"] == 0.9
     assert told["dedup"]["reason"].startswith("190 rows are left out")

@@ -14,7 +14,7 @@ from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 from spicerack.selectors.rows import Rows
 
 LOWEST = 0.5
-NEAR_DUPLICATE = "near-duplicate of a row that stays"
+NEAR_DUPLICATE = "near-duplicate of another row"
 
 
 def check_dedup(dedup: Any) -> None:
@@ -51,5 +51,5 @@ def find_near_duplicates(
         lambda: gradients.stream("unit"), lambda at: gradients.working(at, "unit"), rows.n, order, dedup
     )
     out = np.setdiff1d(np.flatnonzero(found >= 0), forced)
-    reason = f"{out.size} rows are left out whose gradient has a cosine of at least that with one of a row that stays"
+    reason = f"{out.size} rows are left out: the cosine of their gradient with another row's is at least that"
     return out, Choice("dedup", float(dedup), reason)
