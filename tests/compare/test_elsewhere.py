@@ -71,7 +71,8 @@ def test_an_own_cell_counts_before_one_from_elsewhere(there, make_spec, tmp_path
     path = next(tmp_path.glob("cells/random/*/seed-0/result.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": 7.0}))
     found = compare(replace(one, also=[folder]))
-    assert found["cells"][0]["loss"] == 7.0
+    (own,) = [c for c in found["cells"] if (c["label"], c["budget"], c["seed"]) == ("random", "25%", 0)]
+    assert own["loss"] == 7.0
     assert len(found["cells"]) == 9
 
 

@@ -125,7 +125,7 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     here = _here(replace(comparison, methods=methods), pool, there, watcher) if methods else None
     own = here.outcomes if here else ()
     others = there.without(outcome.cell for outcome in own)
-    outcomes = sorted([*own, *others], key=lambda outcome: outcome.cell.seed)
+    outcomes = sorted([*others, *own], key=lambda outcome: outcome.cell.seed)
     facts = here.pool if here else there.pool
     measures = spec.measures
     bootstrap = Bootstrap(measures.resamples, measures.confidence, measures.bootstrap_seed)
