@@ -62,6 +62,7 @@ def all_pairs(X: np.ndarray) -> np.ndarray:
 def case(n: int, k: int, rounds: int) -> dict[str, float]:
     X = synthetic(n, k)
     rows = Rows(X)
+    rows.matrix("unit")
     found: dict[str, np.ndarray] = {}
     compared = []
     gathered = duplicates._gathered

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.information.clusters import Blocks, sample_rows
-from spicerack.information.matrix import BoolArray, IntArray
+from spicerack.information.matrix import BoolArray, FloatArray, IntArray
 
 DIMENSION = 128
 SAMPLE = 1024
@@ -93,9 +93,15 @@ def _heads(blocks: Blocks, n: int, order: IntArray) -> npt.NDArray[np.float32]:
     usable: BoolArray = np.zeros(n, dtype=bool)
     usable[order] = True
     sample = sample_rows(blocks, usable, SAMPLE, np.random.Generator(np.random.PCG64(0)))
-    basis = np.linalg.svd(sample.astype(np.float64), full_matrices=False)[2][:DIMENSION].T.astype(np.float32)
+    basis = _basis(sample.astype(np.float64)).astype(np.float32)
     heads = np.empty((n, basis.shape[1] + 1), dtype=np.float32)
     for part, rows in blocks():
         heads[part, :-1] = rows @ basis
         heads[part, -1] = np.sqrt(np.maximum(0.0, 1.0 - (heads[part, :-1].astype(np.float64) ** 2).sum(axis=1)))
     return heads
+
+
+def _basis(sample: FloatArray) -> FloatArray:
+    """Orthonormal columns (k, d) that span the leading directions of the sample's rows (m, k)."""
+    vectors = np.linalg.eigh(sample @ sample.T)[1][:, ::-1]
+    return np.asarray(np.linalg.qr(sample.T @ vectors[:, : min(DIMENSION, sample.shape[1])])[0])

@@ -11,7 +11,7 @@ from spicerack.config import Choice
 from spicerack.errors import ConfigurationError
 from spicerack.information.duplicates import near_duplicates
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray
-from spicerack.selectors.rows import Rows
+from spicerack.selectors.rows import Rows, free_memory
 
 LOWEST = 0.5
 NEAR_DUPLICATE = "near-duplicate of another row"
@@ -46,6 +46,8 @@ def find_near_duplicates(
     others = np.setdiff1d(np.flatnonzero(eligible & (gradients.norms > 0.0)), forced)
     if values is not None:
         others = others[np.argsort(values[others], kind="stable")]  # NaN comes last
+    if 2 * gradients.n * gradients.k * np.dtype(np.float32).itemsize <= free_memory():
+        gradients.matrix("unit")  # held, it is read a row at a time much faster
     order = np.concatenate([np.asarray(forced, dtype=np.int64), others])
     found = near_duplicates(
         lambda: gradients.stream("unit"), lambda at: gradients.working(at, "unit"), rows.n, order, dedup
