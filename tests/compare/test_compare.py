@@ -101,8 +101,10 @@ def test_a_table_of_what_is_finished_runs_nothing(finished, monkeypatch):
     }
     assert all(row["loss"] == rows[row["label"], row["budget"]]["loss"] for row in found["summary"])
     compare(comparison)  # all of it again
-    with pytest.raises(ConfigurationError, match="no finished cell of these methods; leave out --finished"):
+    with pytest.raises(ConfigurationError, match=r"no finished cell of these methods.*; leave out --finished"):
         compare(replace(more, methods=parse_methods("ifd")))
+    with pytest.raises(ConfigurationError, match=r"no finished cell of these methods.*; leave out --finished"):
+        compare(replace(more, methods=METHODS[:2], budgets=["50%"]))
 
 
 def test_the_target_may_be_named_when_a_method_that_reads_it_is_asked_for(finished, monkeypatch):

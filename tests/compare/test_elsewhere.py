@@ -39,7 +39,7 @@ def test_put_together_without_a_cell_of_its_own(there, make_spec, tmp_path, monk
         for section in ("summary", "pool", "overlap", "seeds", "budgets"):
             assert found[section] == results[section]
         assert [cell["loss"] for cell in found["cells"]] == [cell["loss"] for cell in results["cells"]]
-    assert lines == [f"9 cells of {folder / 'results.parquet'} are put in"] * 2
+    assert lines == [f"9 cells of {folder} are put in"] * 2
 
 
 def test_what_is_missing_there_is_run_here(there, make_spec, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import spicerack
 
 
 @pytest.fixture
-def repeated(planted):
+def repeated():
     """Twenty directions, number i repeated i + 1 times, lengths apart; and the direction of each row."""
     rng = np.random.default_rng(0)
     X = np.linalg.qr(rng.standard_normal((32, 20)))[0].T

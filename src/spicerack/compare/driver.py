@@ -119,13 +119,15 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     for line in there.lines:
         watcher.say(line)
     methods = tuple(method for method in comparison.methods if _is_needed(method, comparison, there))
-    if not methods and not there.outcomes:
-        cells = spec.config.output_dir / "cells"
-        raise ConfigurationError(f"{cells} holds no finished cell of these methods; leave out --finished to run them")
     here = _here(replace(comparison, methods=methods), pool, there, watcher) if methods else None
     own = here.outcomes if here else ()
     others = there.without(outcome.cell for outcome in own)
     outcomes = sorted([*others, *own], key=lambda outcome: outcome.cell.seed)
+    if not outcomes:
+        cells = spec.config.output_dir / "cells"
+        raise ConfigurationError(
+            f"{cells} holds no finished cell of these methods, budgets and seeds; leave out --finished to run them"
+        )
     facts = here.pool if here else there.pool
     measures = spec.measures
     bootstrap = Bootstrap(measures.resamples, measures.confidence, measures.bootstrap_seed)

@@ -100,11 +100,6 @@ class Outcome:
         losses = table.column("loss").to_numpy()
         return cls(cell, read_result(folder) or {}, selection, picked.indices, losses, groups)
 
-    @property
-    def series(self) -> tuple[str, str | None]:
-        """Label and budget, which the seeds of a series share."""
-        return self.cell.method.label, self.cell.budget.given if self.cell.budget else None
-
 
 @dataclass(frozen=True)
 class Cells:

@@ -66,6 +66,11 @@ class Cell:
     seed: int
 
     @property
+    def series(self) -> tuple[str, str | None]:
+        """Label and budget as it was given, which the seeds of a series share."""
+        return self.method.label, self.budget.given if self.budget else None
+
+    @property
     def folder(self) -> Path:
         """Below the comparison's own."""
         return Path("cells") / self.method.label / (self.budget.folder if self.budget else "all") / f"seed-{self.seed}"

@@ -31,7 +31,7 @@ def summarize(
     """
     series: dict[tuple[str, str | None], list[Outcome]] = {}
     for outcome in outcomes:
-        series.setdefault(outcome.series, []).append(outcome)
+        series.setdefault(outcome.cell.series, []).append(outcome)
     losses = {key: _losses(members) for key, members in series.items()}
     controls = {
         budget: losses[label, budget]

@@ -58,6 +58,7 @@ def read_cells(path: Path, settings: Mapping[str, Any]) -> Cells:
         StoreCorruptError: the file is damaged.
         StoreMismatchError: its cells were trained or measured with other settings; they are named.
     """
+    path = path / TABLE_FILE if path.is_dir() else path
     table = read_table(path, f"name the {TABLE_FILE} of a comparison, or its folder")
     about = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
     if "settings" not in about:
@@ -98,7 +99,6 @@ class Elsewhere:
         """
         found, specs = cls(), {method.label: _spec(method) for method in methods}
         for path in paths:
-            path = path / TABLE_FILE if path.is_dir() else path
             cells = read_cells(path, settings)
             new = [outcome for outcome in cells.outcomes if outcome.cell not in found]
             for method in (outcome.cell.method for outcome in new):
@@ -126,7 +126,7 @@ class Elsewhere:
 
 
 def _key(cell: Cell) -> tuple[str, str | None, int]:
-    return cell.method.label, cell.budget.given if cell.budget else None, cell.seed
+    return *cell.series, cell.seed
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

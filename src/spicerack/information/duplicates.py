@@ -6,8 +6,8 @@ Cauchy-Schwarz
 
     <x, y> <= <p, q> + r s
 
-is a product of short rows, and only pairs whose bound reaches the cosine asked for are compared whole. Where rows have
-a structure that the subspace holds, that is one pair in a thousand.
+is a product of short rows, and only pairs whose bound reaches the cosine asked for are compared whole: of gradients of
+real pools one in a thousand at a cosine of 0.9, one in thirty at 0.8.
 """
 
 from __future__ import annotations
