@@ -113,10 +113,7 @@ class Bench:
         evaluation.write((folder / SAMPLES).parent)
         headline = evaluation.loss_over_groups or evaluation.overall.loss
         result = {
-            "method": cell.method.name,
-            "label": cell.method.label,
-            "budget": cell.budget.given if cell.budget else None,
-            "seed": cell.seed,
+            **of_the_cell(cell),
             "loss": headline.mean,
             "groups": {name: quality.loss.mean for name, quality in evaluation.groups.items()},
             "exact_match": _exact_match(evaluation),
@@ -155,6 +152,16 @@ def load_test(spec: Spec) -> Pool:
 
     section = spec.config.data.model_copy(update={"source_column": None, "id_column": None})
     return load_pool(spec.test, section)
+
+
+def of_the_cell(cell: Cell) -> dict[str, Any]:
+    """What its result says of the cell itself."""
+    return {
+        "method": cell.method.name,
+        "label": cell.method.label,
+        "budget": cell.budget.given if cell.budget else None,
+        "seed": cell.seed,
+    }
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

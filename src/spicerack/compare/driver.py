@@ -26,6 +26,7 @@ from spicerack.compare.intervals import Bootstrap
 from spicerack.compare.outcomes import Cells, Outcome, PoolFacts, read_flags
 from spicerack.compare.plan import Budget, Cell, Method, make_cells
 from spicerack.compare.results import RESULTS_FILE, summarize
+from spicerack.compare.same_picks import copy_result, share
 from spicerack.compare.selections import Picked, Selections, check_methods, resolve_budgets
 from spicerack.compare.table import TABLE_FILE, Elsewhere, write_cells
 from spicerack.compare.workers import run_cells
@@ -210,18 +211,26 @@ def describe(spec: Spec, pool: Pool, test: Pool) -> dict[str, Any]:
 
 def _run_missing(comparison: Comparison, work: Sequence[tuple[Cell, Picked]], watcher: Watcher) -> None:
     spec = comparison.spec
-    missing = [(cell, picked.indices) for cell, picked in work if read_result(spec.folder(cell)) is None]
-    if len(missing) < len(work):
-        watcher.say(f"{len(work) - len(missing)} of {len(work)} cells are finished already")
-    done = len(work) - len(missing)
+    finished = {cell.folder for cell, _ in work if read_result(spec.folder(cell)) is not None}
+    if finished:
+        watcher.say(f"{len(finished)} of {len(work)} cells are finished already")
+    runs, twins = share([(cell, picked.indices) for cell, picked in work], finished)
+    count = len(finished)
 
     def report(cell: Cell, result: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        seconds = f", trained in {result['training']['seconds']:.0f} s" if result["training"] else ""
-        watcher.say(f"[{done}/{len(work)}] {cell}: held-out loss {result['loss']:.4f}{seconds}")
+        nonlocal count
+        count += 1
+        training, like = result["training"], result.get("trained_as")
+        how = f", same picks as {like}" if like else f", trained in {training['seconds']:.0f} s" if training else ""
+        watcher.say(f"[{count}/{len(work)}] {cell}: held-out loss {result['loss']:.4f}{how}")
+        for twin, other in twins:
+            if other == cell:
+                report(twin, copy_result(spec, twin, cell))
 
-    run_cells(spec, missing, parallel=comparison.parallel, done=report)
+    for twin, like in twins:
+        if like.folder in finished:
+            report(twin, copy_result(spec, twin, like))
+    run_cells(spec, runs, parallel=comparison.parallel, done=report)
 
 
 def _about(comparison: Comparison, outcomes: Sequence[Outcome], settings: dict[str, Any]) -> dict[str, Any]:

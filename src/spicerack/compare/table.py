@@ -2,8 +2,9 @@
 together.
 
 Columns: label, method, options (JSON), budget, seed; loss, exact_match, `loss of GROUP`; samples, tokens,
-trained_tokens, flagged, `samples of SOURCE`; seconds and steps; picks (pool rows in the order picked) and losses (of
-every held-out row). The file's metadata hold the settings that all cells share, and the groups of the held-out rows.
+trained_tokens, flagged, `samples of SOURCE`; seconds and steps, trained_as (the cell of the same picks whose training
+this is); picks (pool rows in the order picked) and losses (of every held-out row). The file's metadata hold the
+settings that all cells share, and the groups of the held-out rows.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     row |= {column: training.get(name) for column, name in OF_THE_TRAINING.items()}
     row |= {f"{LOSS_OF}{name}": value for name, value in result["groups"].items()}
     row |= {f"{SAMPLES_OF}{name}": count for name, count in selection["mix"].items()}
+    row |= {"trained_as": result.get("trained_as")}
     return row | {"picks": outcome.picks.tolist(), "losses": outcome.losses.tolist()}
 
 
@@ -150,6 +152,7 @@ def _outcome(row: Mapping[str, Any], groups: tuple[str, ...] | None) -> Outcome:
     training = {name: row[column] for column, name in OF_THE_TRAINING.items()}
     result = {name: row[name] for name in OF_THE_CELL} | {"groups": part(LOSS_OF)}
     result |= {"training": None if training["steps"] is None else training}
+    result |= {"trained_as": row["trained_as"]} if row.get("trained_as") else {}
     selection = {name: row[name] for name in OF_THE_PICKS} | {"seconds": row["selection_seconds"]}
     selection |= {"mix": part(SAMPLES_OF)}
     picks = np.asarray(row["picks"], dtype=np.int64)

@@ -58,7 +58,8 @@ def _facts(results: Mapping[str, Any], of_budget: Mapping[str, Sequence[Mapping[
     for budget, rows in list(of_budget.items())[:4]:
         best = min(rows, key=lambda row: row["loss"]["mean"])
         facts.append((best["label"], f"lowest mean loss at {budget}"))
-    seconds = sum(cell["training"]["seconds"] for cell in results["cells"] if cell["training"])
+    trained = [cell for cell in results["cells"] if cell["training"] and not cell.get("trained_as")]
+    seconds = sum(cell["training"]["seconds"] for cell in trained)
     cells = len(results["cells"])
     facts.append((f"{seconds / 60:,.1f} min", f"of training, {cells} cell{'s' if cells > 1 else ''}"))
     return facts
