@@ -141,6 +141,7 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
     for regime, results in all_results.items():
         others = before[regime]["made"] if results["goes_on"] and regime in before else []
         slim[regime] = {"made": [*(by for by in others if by != made), made], **{key: results[key] for key in kept}}
+    slim = {regime: slim[regime] for regime in REGIMES if regime in slim}
     regimes_of: dict[str, list[str]] = {}
     for regime, results in slim.items():
         for by in results["made"]:

@@ -42,6 +42,17 @@ def test_put_together_without_a_cell_of_its_own(there, make_spec, tmp_path, monk
     assert lines == [f"9 cells of {folder} are put in"] * 2
 
 
+def test_what_the_first_cell_has_none_of_is_kept_of_the_others(there, make_spec, tmp_path):
+    """The untrained model comes first, with picks of no source."""
+    comparison = there[1]
+    first = in_folder(comparison, make_spec, tmp_path, methods=METHODS[::-1], budgets=["25%"], seeds=(0,))
+    mixes = {(cell["label"], cell["budget"]): cell["selection"]["mix"] for cell in compare(first)["cells"]}
+    assert not mixes["none", None]
+    assert len(mixes["random", "25%"]) == 2
+    again = compare(in_folder(first, make_spec, tmp_path / "again", finished=True, also=[tmp_path]))
+    assert {(cell["label"], cell["budget"]): cell["selection"]["mix"] for cell in again["cells"]} == mixes
+
+
 def test_what_is_missing_there_is_run_here(there, make_spec, tmp_path, monkeypatch):
     folder, comparison, results = there
     ran = []

@@ -42,7 +42,9 @@ def write_cells(path: Path, cells: Cells, settings: Mapping[str, Any]) -> None:
         settings: that they share, as `driver.describe` gives them.
     """
     about = {"settings": _portable(settings), "pool": cells.pool, "groups": cells.outcomes[0].groups}
-    table = pa.Table.from_pylist([_row(outcome) for outcome in cells.outcomes])
+    rows = [_row(outcome) for outcome in cells.outcomes]
+    columns = dict.fromkeys(name for row in rows for name in row)  # a source of which the first cell picked nothing too
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     table = table.replace_schema_metadata({METADATA: json.dumps(about).encode()})
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
