@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spicerack.compare.plan import BASE
 from spicerack.compare.results import CONTROL
 
 HARD = ("wrong-12", "wrong-40", "redundant", "imbalanced")
-COLUMNS = ["method", "held-out loss", "against random", "seeds", "their spread", "wrong"]
+COLUMNS = ["method", "held-out loss", "against random", "of untrained", "seeds", "their spread", "wrong"]
 COLUMNS += ["off the mix", "samples", "tokens", "select s", "train s"]
 Results = Mapping[str, Any]
 
@@ -22,6 +23,7 @@ def regime_tables(regime: str, results: Results) -> list[str]:
         f"{pool['samples']:,} rows, {share(pool['flagged'])} wrong, mix {mix(pool['mix'])}.",
         "",
     ]
+    untrained = next((row["groups"] for row in results["summary"] if row["method"] == BASE), None)
     for budget in dict.fromkeys(row["budget"] for row in results["summary"]):
         rows = [row for row in results["summary"] if row["budget"] == budget]
         lines += [f"### {budget or 'without a budget'}", ""]
@@ -31,6 +33,7 @@ def regime_tables(regime: str, results: Results) -> list[str]:
                 row["label"],
                 interval(row["loss"], ".3f"),
                 interval(row["versus_random"], "+.3f"),
+                number(of_untrained(row["groups"], untrained), ".3f"),
                 str(row["seeds"]),
                 number(row["spread"], ".3f"),
                 share(row["flagged"]),
@@ -103,6 +106,15 @@ def promises(all_results: Mapping[str, Results]) -> list[str]:
 
 def header(columns: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
+def of_untrained(groups: Mapping[str, float], untrained: Mapping[str, float] | None) -> float | None:
+    """Mean over capabilities of each one's loss as a share of the untrained model's: here no capability counts more
+    for its losses being larger.
+    """
+    if untrained is None:
+        return None
+    return sum(groups[name] / untrained[name] for name in untrained) / len(untrained)
 
 
 def off_the_mix(picked: Mapping[str, float], pool: Mapping[str, float]) -> float | None:
