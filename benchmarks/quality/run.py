@@ -149,17 +149,16 @@ def keep(all_results: dict[str, Any], options: argparse.Namespace) -> None:
     heading = [
         "# Quality of subsets",
         "",
-        f"Model {Path(options.model).name}. Made by:",
-        "",
-        *(f"- {', '.join(regimes)}: {by}" for by, regimes in regimes_of.items()),
-        "",
-        "Held-out loss: mean over capabilities, in nats; 95 % intervals over seeds and held-out rows.",
+        f"Model {Path(options.model).name}. Held-out loss: mean over capabilities, in nats; 95 % intervals over seeds "
+        "and held-out rows. Of untrained: mean over capabilities of each one's loss as a share of the untrained "
+        "model's, so that no capability counts more for its losses being larger.",
         "",
         *options.notes.read_text(encoding="utf-8").splitlines(),
         "",
     ]
     options.results.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(summary(slim, heading)) + "\n"
+    made_by = ["## Made by", "", *(f"- {', '.join(regimes)}: {by}" for by, regimes in regimes_of.items())]
+    text = "\n".join([*summary(slim, heading), *made_by]) + "\n"
     (options.results / f"{options.name}.md").write_text(text, encoding="utf-8")
     (options.results / f"{options.name}.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
     print(text, flush=True)

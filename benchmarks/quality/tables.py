@@ -14,8 +14,8 @@ COLUMNS += ["off the mix", "samples", "tokens", "select s", "train s"]
 Results = Mapping[str, Any]
 
 
-def regime_tables(regime: str, results: Results) -> list[str]:
-    """A table for every budget, the best first."""
+def regime_tables(regime: str, results: Results, untrained: Mapping[str, float] | None) -> list[str]:
+    """A table for every budget, the best first; `untrained` is the loss of each capability without training."""
     pool = results["pool"]
     lines = [
         f"## {regime}",
@@ -23,7 +23,6 @@ def regime_tables(regime: str, results: Results) -> list[str]:
         f"{pool['samples']:,} rows, {share(pool['flagged'])} wrong, mix {mix(pool['mix'])}.",
         "",
     ]
-    untrained = next((row["groups"] for row in results["summary"] if row["method"] == BASE), None)
     for budget in dict.fromkeys(row["budget"] for row in results["summary"]):
         rows = [row for row in results["summary"] if row["budget"] == budget]
         lines += [f"### {budget or 'without a budget'}", ""]
@@ -156,6 +155,12 @@ def share(value: float | None) -> str:
 def summary(all_results: Mapping[str, Results], heading: Sequence[str]) -> list[str]:
     """The whole page."""
     lines = [*heading, *promises(all_results), *map_of(all_results)]
+    untrained = {
+        results["settings"]["test"]["fingerprint"]: row["groups"]
+        for results in all_results.values()
+        for row in results["summary"]
+        if row["method"] == BASE
+    }
     for regime, results in all_results.items():
-        lines += regime_tables(regime, results)
+        lines += regime_tables(regime, results, untrained.get(results["settings"]["test"]["fingerprint"]))
     return lines

@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import spicerack
 from spicerack.compare.inputs import COST_FILE, Preparation, needs_of_method
 from spicerack.compare.plan import parse_methods
 from spicerack.config import DataConfig
 from spicerack.data.records import load_pool
-from spicerack.errors import ConfigurationError, DataError
+from spicerack.errors import DataError, StoreError
 
 
 def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_path):
@@ -25,8 +27,25 @@ def test_features_are_made_for_those_who_read_them(make_spec, compare_data, tmp_
     found = again.run(pool, methods, target=compare_data / "target.jsonl")
     assert found.store.fingerprint() == made.store.fingerprint()
     assert again._tools is None
-    with pytest.raises(ConfigurationError, match="delete that folder"):
-        Preparation(config).run(pool, parse_methods("unimax"))
+
+
+def test_what_another_method_reads_later_is_added(make_spec, compare_data, tmp_path):
+    """And is what it would be alone; what was there stays."""
+    alone, config = make_spec(tmp_path / "alone").config, make_spec(tmp_path / "both").config
+    pool = load_pool(config.data.pool, config.data)
+    first = Preparation(config).run(pool, parse_methods("rds,ifd"), target=compare_data / "target.jsonl").store
+    both = Preparation(config).run(pool, parse_methods("unimax,ifd")).store
+    other = Preparation(alone).run(pool, parse_methods("unimax")).store
+    assert {*both.arrays} == {"gradient", "embedding", "embedding_weighted"}
+    np.testing.assert_array_equal(both.matrix(array="embedding"), other.matrix(array="embedding"))
+    np.testing.assert_array_equal(both.column("ifd"), first.column("ifd"))
+    np.testing.assert_array_equal(
+        spicerack.select(both, "unimax", 4).indices, spicerack.select(other, "unimax", 4).indices
+    )
+    with pytest.raises(StoreError, match="has no array 'states'; it has"):
+        both.matrix(array="states")
+    with pytest.raises(StoreError, match=r"has no column 'nope'; it has .*ifd"):
+        both.column("nope")
 
 
 def test_a_target_that_no_method_reads_costs_no_pass_and_that_is_said(make_spec, compare_data, tmp_path):

@@ -76,8 +76,12 @@ def test_features_are_added_beside_the_gradients_where_a_method_reads_both(secti
     again = spicerack.run(run.files["config.yaml"])
     np.testing.assert_array_equal(again.selection.indices, run.selection.indices)
     assert "features" not in chosen(again)  # they are there
-    with pytest.raises(ConfigurationError, match="has no selectit, which the method reads; delete that folder"):
-        spicerack.run(sections("dpp", quality="selectit"))
+    more = spicerack.run(sections("dpp", quality="mismatch"))
+    assert chosen(more)["features"] == "mismatch"  # beside those that are there, which stay
+    assert np.isfinite(more.store.column("mismatch")).any()
+    np.testing.assert_array_equal(more.store.column("ifd"), run.store.column("ifd"))
+    assert more.store.features.features is not None
+    assert "features" not in chosen(spicerack.run(sections("dpp", quality="ifd")))
 
 
 def test_a_method_on_gradients_alone_is_as_before(sections):

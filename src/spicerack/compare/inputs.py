@@ -12,7 +12,7 @@ from spicerack.config import Choice, DataConfig, RunConfig, SelectionConfig, wit
 from spicerack.errors import ConfigurationError, DataError
 from spicerack.selectors.budget import BudgetLike, TokenBudget
 from spicerack.store.files import write_json
-from spicerack.store.layout import FEATURES, read_manifest
+from spicerack.store.layout import read_manifest
 from spicerack.store.read_back import read_json
 from spicerack.store.reader import GradientStore
 
@@ -74,7 +74,7 @@ class Preparation:
         of_target = [need for method in methods if (need := own_needs(method)) and reads_target(method)]
         folder = store or self.config.output_dir / "gradients"
         opened = self.gradients(pool, folder, [section_of(self.config, m, b) for m in methods for b in budgets])
-        if self.features(pool, opened, folder, needs):
+        if self.features(pool, opened, needs):
             opened = GradientStore.open(folder, verify=False)
         if target is not None and not of_target:
             reason = "no method reads one; target=true hands it to a method that may"
@@ -127,8 +127,8 @@ class Preparation:
             pool, labeler, models, trained.checkpoints, self.config.gradients, loaded=loaded, progress=self.progress
         )
 
-    def features(self, pool: Pool, store: GradientStore, folder: Path, needs: Sequence[Needs]) -> bool:
-        """Run the features that the methods read and the store in `folder` does not have; whether there were any."""
+    def features(self, pool: Pool, store: GradientStore, needs: Sequence[Needs]) -> bool:
+        """Run the features that the methods read and the store does not have; whether there were any."""
         from spicerack.features.beside import gives_losses
         from spicerack.features.collect import FeaturePass
         from spicerack.features.needed import missing_features
@@ -137,17 +137,11 @@ class Preparation:
         wanted = missing_features(store, needs)
         if not wanted:
             return False
-        folder = folder / FEATURES
-        if store.features is not None:
-            raise ConfigurationError(
-                f"{folder} has no {', '.join(wanted)}, which the methods read; delete that folder, and the features "
-                "are computed again together"
-            )
         loaded, labeler = self._model()
         config = make_feature_config({"compute": wanted})
         has_losses = gives_losses(store, pool, labeler, loaded)
         feature_pass = FeaturePass(pool, labeler, loaded, config, has_losses=has_losses, progress=self.progress)
-        feature_pass.run(folder, store)
+        feature_pass.run(store.more_features, store)
         self._note(f"features of {pool.source.name}", [], feature_pass.cost)
         return True
 
@@ -159,7 +153,7 @@ class Preparation:
         pool = load_pool(str(target), target_section(self.config))
         folder = self.config.output_dir / "target"
         store = self.gradients(pool, folder)
-        return GradientStore.open(folder, verify=False) if self.features(pool, store, folder, needs) else store
+        return GradientStore.open(folder, verify=False) if self.features(pool, store, needs) else store
 
     def _model(self) -> tuple[LoadedModel, Labeler]:
         from spicerack.data.labels import Labeler

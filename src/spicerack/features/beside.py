@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spicerack.config import Choice, GradientConfig
-from spicerack.errors import ConfigurationError
 from spicerack.features.collect import FeaturePass
 from spicerack.features.needed import missing_features, needed_features
 from spicerack.features.options import FeatureConfig, make_feature_config
 from spicerack.gradients.description import common_settings
 from spicerack.gradients.targets import ONLY, by_name
-from spicerack.store.layout import FEATURES, TABLE_SCHEMA, norm_column
+from spicerack.store.layout import TABLE_SCHEMA, norm_column
 from spicerack.store.reader import GradientStore
 
 if TYPE_CHECKING:
@@ -87,26 +86,21 @@ def add_features(
         gradient_pass: that made it; its model serves here too, at the last checkpoint.
 
     Raises:
-        ConfigurationError: the method reads what no pass gives, or the features there are finished and lack it.
+        ConfigurationError: the method reads what no pass gives.
     """
     from spicerack.gradients.checkpoints import CheckpointPasses
 
     wanted = missing_features(store, [needs])
     if not wanted:
         return store, []
-    folder = folder / FEATURES
-    if store.features is not None:
-        raise ConfigurationError(
-            f"{folder} has no {', '.join(wanted)}, which the method reads; delete that folder, and they are computed"
-        )
     if isinstance(gradient_pass, CheckpointPasses):
         loaded = gradient_pass.models.load(gradient_pass.checkpoints[-1])
     else:
         loaded = gradient_pass.loaded
     has_losses = gives_losses(store, gradient_pass.pool, gradient_pass.labeler, loaded)
-    _beside(gradient_pass, loaded, wanted, has_losses=has_losses).run(folder, store)
+    _beside(gradient_pass, loaded, wanted, has_losses=has_losses).run(store.more_features, store)
     reason = "the method reads them, and the gradient pass does not give them: one more pass, forward only"
-    return GradientStore.open(folder.parent, verify=False), [Choice("features", ", ".join(wanted), reason)]
+    return GradientStore.open(folder, verify=False), [Choice("features", ", ".join(wanted), reason)]
 
 
 def take_target_features(

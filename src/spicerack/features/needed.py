@@ -31,10 +31,7 @@ def missing_features(store: GradientStore, needs: Sequence[Needs]) -> list[str]:
     Raises:
         ConfigurationError: an array or column that no feature pass gives.
     """
-    columns = [*store.rows_table().column_names]
-    if store.features is not None:
-        columns += store.features.rows_table().column_names
-    return needed_features(needs, arrays=store.arrays, columns=columns)
+    return needed_features(needs, arrays=store.arrays, columns=store.columns)
 
 
 def needed_features(needs: Sequence[Needs], *, arrays: Iterable[str], columns: Iterable[str]) -> list[str]:

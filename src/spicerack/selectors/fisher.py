@@ -136,7 +136,7 @@ def _width(rows: Any) -> int:
     """Entries of a hidden state: what the store says; an array holds one state a row."""
     if rows.store is None:
         return int(rows.k)
-    holder = rows.store if STATES in rows.store.manifest["arrays"] else rows.store.features
+    holder = rows.store.holder(STATES)
     width = int(holder.settings.get("hidden_size", 0))
     if width < 1 or rows.k % width:
         raise ConfigurationError(

@@ -92,8 +92,8 @@ class Rows:
         store = self.store
         if store is None:
             return {}
-        beside = isinstance(self._source, StoreSource) and self._source.name not in store.manifest["arrays"]
-        return dict((store.features if beside and store.features is not None else store).settings)
+        name = self._source.name if isinstance(self._source, StoreSource) else None
+        return dict((store.holder(name) if name in store.arrays else store).settings)
 
     @property
     def segments(self) -> tuple[Any, ...]:

@@ -142,11 +142,28 @@ class GradientStore:
             raise StoreError(f"{folder} holds features of other samples than {self.path}; make it again from this pool")
         return store
 
+    @property
+    def more_features(self) -> Path:
+        """Where features go that are not there yet: beside this store, or beside the last that are there."""
+        return self._root / FEATURES if self.features is None else self.features.more_features
+
     @cached_property
     def arrays(self) -> dict[str, int]:
         """Columns of every named array: the store's own and its features'."""
         own = {name: int(columns) for name, columns in self.manifest["arrays"].items()}
         return own if self.features is None else {**self.features.arrays, **own}
+
+    def holder(self, array: str) -> GradientStore:
+        """The store that an array lies in: this one, the features beside it, or those beside them.
+
+        Raises:
+            StoreError: no such array.
+        """
+        if array in self.manifest["arrays"]:
+            return self
+        if array not in self.arrays or self.features is None:
+            raise StoreError(f"{self.path} has no array {array!r}; it has {', '.join(self.arrays) or 'none'}")
+        return self.features.holder(array)
 
     def array_files(self, array: str) -> list[tuple[Path, int, int]]:
         """Every file of an array with its first row and one past its last, in order.
@@ -154,11 +171,8 @@ class GradientStore:
         Raises:
             StoreError: no such array.
         """
-        if array in self.manifest["arrays"]:
-            return [(self.path / shard.file(array), shard.start, shard.stop) for shard in self._shards]
-        if array not in self.arrays or self.features is None:
-            raise StoreError(f"{self.path} has no array {array!r}; it has {', '.join(self.arrays) or 'none'}")
-        return self.features.array_files(array)
+        holder = self.holder(array)
+        return [(holder.path / shard.file(array), shard.start, shard.stop) for shard in holder._shards]
 
     @cached_property
     def _shards(self) -> list[Shard]:
@@ -172,6 +186,12 @@ class GradientStore:
         """The table, n rows: ids, sources, losses, token counts, norms, flags."""
         return self._table
 
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the table's columns and of the features', each once."""
+        beside = self.features.columns if self.features is not None else []
+        return list(dict.fromkeys([*self._table.column_names, *beside]))
+
     def column(self, name: str) -> np.ndarray:
         """One column of the table or of the features' table, (n,); text columns have dtype object.
 
@@ -180,12 +200,9 @@ class GradientStore:
         """
         if name in self._table.column_names:
             return np.asarray(self._table.column(name).to_numpy(zero_copy_only=False))
-        found = list(self._table.column_names)
-        if self.features is not None:
-            if name in self.features._table.column_names:
-                return self.features.column(name)
-            found += self.features._table.column_names
-        raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(dict.fromkeys(found))}")
+        if self.features is None or name not in self.columns:
+            raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns)}")
+        return self.features.column(name)
 
     def block(
         self,
