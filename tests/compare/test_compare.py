@@ -1,6 +1,7 @@
 """A whole comparison: every cell once, the same again, more later; the numbers those of its parts."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -105,6 +106,14 @@ def test_a_table_of_what_is_finished_runs_nothing(finished, monkeypatch):
         compare(replace(more, methods=parse_methods("ifd")))
     with pytest.raises(ConfigurationError, match=r"no finished cell of these methods.*; leave out --finished"):
         compare(replace(more, methods=METHODS[:2], budgets=["50%"]))
+
+
+def test_a_table_of_what_is_finished_needs_no_features(make_spec, tmp_path, monkeypatch):
+    comparison = Comparison(make_spec(tmp_path), parse_methods("ifd"), [4], seeds=(0,))
+    results = compare(comparison)
+    shutil.rmtree(tmp_path / "gradients" / "features")
+    monkeypatch.setattr("spicerack.models.loading.load_model", lambda *_: pytest.fail("a model was loaded"))
+    assert compare(replace(comparison, finished=True))["summary"] == results["summary"]
 
 
 def test_the_target_may_be_named_when_a_method_that_reads_it_is_asked_for(finished, monkeypatch):

@@ -157,6 +157,7 @@ def _here(comparison: Comparison, pool: Pool, there: Elsewhere, watcher: Watcher
         budgets=comparison.budgets,
         store=comparison.store,
         target=comparison.target,
+        selected=comparison.finished,
     )
     for choice in inputs.choices:
         watcher.say(f"{choice.name} = {choice.value}  ({choice.reason})")

@@ -55,6 +55,7 @@ class Preparation:
         budgets: Sequence[BudgetLike] = (),
         store: Path | None = None,
         target: str | Path | None = None,
+        selected: bool = False,
     ) -> Inputs:
         """Everything that the methods read.
 
@@ -64,13 +65,14 @@ class Preparation:
             budgets: of every method; what cannot be met is refused before the pass.
             store: a gradient store of the pool, made there if it is not finished; default: in the comparison's folder.
             target: a gradient store of target rows, or a data file whose gradients are taken if a method reads them.
+            selected: whether all that is asked for is selected already, so that features are read by nobody.
 
         Raises:
             DataError: the store is of another pool.
             ConfigurationError: a method reads what neither pass can give, or quotas, groups or fixed rows that the pool
                 cannot meet.
         """
-        needs = [need for method in methods if (need := needs_of_method(method)) is not None]
+        needs = [need for method in methods if not selected and (need := needs_of_method(method)) is not None]
         of_target = [need for method in methods if (need := own_needs(method)) and reads_target(method)]
         folder = store or self.config.output_dir / "gradients"
         opened = self.gradients(pool, folder, [section_of(self.config, m, b) for m in methods for b in budgets])
