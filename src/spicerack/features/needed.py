@@ -31,7 +31,7 @@ def missing_features(store: GradientStore, needs: Sequence[Needs]) -> list[str]:
     Raises:
         ConfigurationError: an array or column that no feature pass gives.
     """
-    return needed_features(needs, arrays=store.arrays, columns=store.columns)
+    return needed_features(needs, arrays=store.arrays, columns=store.column_names)
 
 
 def needed_features(needs: Sequence[Needs], *, arrays: Iterable[str], columns: Iterable[str]) -> list[str]:

@@ -187,9 +187,9 @@ class GradientStore:
         return self._table
 
     @cached_property
-    def columns(self) -> list[str]:
+    def column_names(self) -> list[str]:
         """Names of the table's columns and of the features', each once."""
-        beside = self.features.columns if self.features is not None else []
+        beside = self.features.column_names if self.features is not None else []
         return list(dict.fromkeys([*self._table.column_names, *beside]))
 
     def column(self, name: str) -> np.ndarray:
@@ -200,8 +200,8 @@ class GradientStore:
         """
         if name in self._table.column_names:
             return np.asarray(self._table.column(name).to_numpy(zero_copy_only=False))
-        if self.features is None or name not in self.columns:
-            raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns)}")
+        if self.features is None or name not in self.column_names:
+            raise StoreError(f"{self.path} has no column {name!r}; it has {', '.join(self.column_names)}")
         return self.features.column(name)
 
     def block(
