@@ -41,10 +41,25 @@ def G():
 def test_unit_rows_have_length_one_and_zero_rows_stay_zero(G):
     G[4] = 0.0
     rows = Rows(G.astype(np.float32))
+    assert not rows.take(4 + np.arange(1), "sqrt").any()
     lengths = np.linalg.norm(rows.take(np.arange(30), "unit"), axis=1)
     np.testing.assert_allclose(np.delete(lengths, 4), 1.0, rtol=1e-15)
     assert lengths[4] == 0.0
     np.testing.assert_allclose(rows.norms, np.linalg.norm(G, axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["array", "float16", "bfloat16", "float32"])
+def test_sqrt_rows_lie_between_unit_and_plain_ones(G, dtype, tmp_path):
+    """The direction of the plain row, at the square root of its length, exactly and as the passes read it."""
+    store = None if dtype == "array" else write_store(tmp_path / "store", G, dtype=dtype)
+    rows = Rows(G if store is None else store)
+    root = rows.take(slice(None), "sqrt")
+    np.testing.assert_allclose(np.linalg.norm(root, axis=1) ** 2, rows.norms, rtol=1e-13)
+    np.testing.assert_allclose(root * np.sqrt(rows.norms)[:, None], rows.take(slice(None)), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(rows.matrix("sqrt"), root, rtol=1e-6)
+    np.testing.assert_allclose(rows.working(np.array([7, 2]), "sqrt"), root[[7, 2]], rtol=1e-6)
+    if store is not None:
+        np.testing.assert_allclose(store.matrix("sqrt"), root, rtol=2e-3, atol=2e-3)
 
 
 def test_an_array_of_the_right_type_is_not_copied(G):
@@ -56,7 +71,7 @@ def test_an_array_of_the_right_type_is_not_copied(G):
 def test_streamed_blocks_are_rows_of_the_matrix(monkeypatch):
     monkeypatch.setattr("spicerack.selectors.rows.BLOCK_BYTES", 4 * 5 * 3)
     G = np.random.default_rng(0).standard_normal((10, 5))
-    for form in ("plain", "unit"):
+    for form in ("plain", "unit", "sqrt"):
         blocks = list(Rows(G).stream(form))
         assert len(blocks) == 4
         np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), Rows(G).matrix(form))
@@ -90,7 +105,7 @@ def test_a_store_its_path_and_its_rows_select_alike(G, dtype, tmp_path):
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-14)
 
 
-@pytest.mark.parametrize("form", ["plain", "unit"])
+@pytest.mark.parametrize("form", ["plain", "unit", "sqrt"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_streamed_passes_of_many_blocks_are_those_of_the_rows(form, dtype, tmp_path, monkeypatch):
     """A thread reads each block into the memory of its last one; none may be multiplied after that."""

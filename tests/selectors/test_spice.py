@@ -17,11 +17,11 @@ def G():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("form", ["plain", "unit"])
+@pytest.mark.parametrize("form", ["plain", "unit", "sqrt"])
 @pytest.mark.parametrize("penalty", [0.0, 0.1, 5.0])
 def test_picks_equal_the_truth(G, precision, form, penalty):
     picks = select(G, budget=30, alpha=2.0, rows=form, penalty=penalty, precision=precision).indices
-    rows = G / np.linalg.norm(G, axis=1, keepdims=True) if form == "unit" else G
+    rows = G / np.linalg.norm(G, axis=1, keepdims=True) ** {"plain": 0.0, "sqrt": 0.5, "unit": 1.0}[form]
     np.testing.assert_array_equal(picks, greedy_truth(rows, alpha=2.0, penalty=penalty, count=30))
 
 
@@ -197,7 +197,7 @@ def test_a_store_larger_than_the_memory_is_streamed_to_the_same_picks(objective,
     assert held.certificate.share == streamed.certificate.share
 
 
-@pytest.mark.parametrize("form", ["plain", "unit"])
+@pytest.mark.parametrize("form", ["plain", "unit", "sqrt"])
 @pytest.mark.parametrize(
     ("method", "given"),
     [

@@ -130,13 +130,14 @@ def test_training_the_proxy_changes_what_is_picked(samples):
     assert still.indices.tolist() != moved.indices.tolist()
 
 
-def test_with_a_proxy_that_stands_still_it_is_the_schedule_pools(samples):
-    options = OPTIONS.model_copy(update={"train_every": 99, "alpha": 2.0, "rows": "unit"})
+@pytest.mark.parametrize("form", ["unit", "sqrt"])
+def test_with_a_proxy_that_stands_still_it_is_the_schedule_pools(samples, form):
+    options = OPTIONS.model_copy(update={"train_every": 99, "alpha": 2.0, "rows": form})
     found = walk(lambda i: samples[i], make_proxy(options), options, Room(np.ones(N, dtype=bool), count=15))
     proxy = make_proxy(options)
     G = proxy.measure(samples).rows
     expected = spicerack.select(
-        G, "spice", 15, schedule="pools", pool_size=7, pool_picks=3, alpha=2.0, rows="unit", seed=3
+        G, "spice", 15, schedule="pools", pool_size=7, pool_picks=3, alpha=2.0, rows=form, seed=3
     )
     assert found.indices.tolist() == expected.indices.tolist()
     for name in ("gain", "base", "epsilon", "conflict", "score"):

@@ -15,6 +15,7 @@ WAYS = (
     {"objective": "volume", "rows": "unit"},
     {"objective": "volume", "penalty_unit": "gain", "center": True},
     {"objective": "transductive"},
+    {"objective": "transductive", "rows": "sqrt"},
 )
 SEARCHES = (
     {"search": "stochastic"},

@@ -9,7 +9,7 @@ from spicerack.selectors import select
 
 @pytest.mark.parametrize("objective", ["volume", "transductive"])
 @pytest.mark.parametrize("penalty", [0.0, 0.5])
-@pytest.mark.parametrize("form", ["plain", "unit"])
+@pytest.mark.parametrize("form", ["plain", "unit", "sqrt"])
 @pytest.mark.parametrize("seed", range(5))
 def test_picks_do_not_depend_on_who_multiplies(objective, penalty, form, seed, monkeypatch):
     rng = np.random.default_rng(seed)

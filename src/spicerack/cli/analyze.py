@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from spicerack.information.overlap import Overlap
     from spicerack.store.reader import GradientStore
 
-ROW_FORMS = ("plain", "unit")
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -41,7 +39,7 @@ def analyze(
     budget: Annotated[str, typer.Option("--budget", help="What SPICE picks, without --selection.")] = "10%",
     penalty: Annotated[float, typer.Option("--penalty", help="lambda of SPICE, without --selection.")] = 0.1,
     rows: Annotated[
-        str | None, typer.Option("--rows", help="plain | unit (default: the selection's own, else plain)")
+        str | None, typer.Option("--rows", help="plain | unit | sqrt (default: the selection's own, else plain)")
     ] = None,
     alpha: Annotated[
         str | None, typer.Option("--alpha", help="Weight of a row, or auto (default: the selection's own, else auto).")
@@ -55,12 +53,14 @@ def analyze(
     from spicerack.information.moments import median_alpha
     from spicerack.information.overlap import overlap
     from spicerack.selectors.rows import Rows
+    from spicerack.store.forms import check_row_form
     from spicerack.store.reader import GradientStore
 
     opened = GradientStore.open(store)
     own = {"rows": "plain", "alpha": "auto", **_options_of(selection)}
     own.update({name: value for name, value in (("rows", rows), ("alpha", alpha)) if value is not None})
-    form, weight = _row_form(own["rows"]), _weight(own["alpha"])
+    form, weight = own["rows"], _weight(own["alpha"])
+    check_row_form(form)
     if selection is None:
         from spicerack.selectors import select
 
@@ -167,14 +167,6 @@ def _allowed(selection: Path | None, store: GradientStore) -> BoolArray:
             f"{scores} is of another pool than {store.path}: {table.num_rows} rows, {store.n} there, or other ids"
         )
     return np.asarray(table.column("excluded").is_null())
-
-
-def _row_form(text: Any) -> Any:
-    from spicerack.errors import UnknownNameError
-
-    if text not in ROW_FORMS:
-        raise UnknownNameError("row form", str(text), ROW_FORMS)
-    return text
 
 
 def _weight(text: Any) -> Any:

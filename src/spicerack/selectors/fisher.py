@@ -24,6 +24,7 @@ from spicerack.selectors.certifying import allowance, certificate_of, prefix_bou
 from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
 from spicerack.selectors.preparing import held_rows, read_array, resolve_alpha
 from spicerack.selectors.ranking import narrowed
+from spicerack.store.forms import RowForm
 
 STATES = "states"
 
@@ -37,7 +38,7 @@ class FisherOptions(MethodOptions):
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="weight of a sample; auto: alpha times the median squared length is 1"
     )
-    rows: Literal["plain", "unit"] = Field("plain", description="rows as they are, or each sample at unit length")
+    rows: RowForm = Field("plain", description="rows as they are, at length 1, or at the square root of their length")
     certify: bool = Field(True, description="bound how far the set is from the best")
     precision: Literal["float32", "float64"] = Field("float32", description="dtype of the passes; picks do not change")
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(

@@ -6,7 +6,7 @@ so far. The largest distance left is at most twice that of the best set of so ma
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.preparing import ARRAY, RowsFrom, held_rows, needs_rows, read_array
 from spicerack.selectors.ranking import narrowed
+from spicerack.store.forms import RowForm
 
 TRACE_DTYPE = np.dtype([("distance", np.float64), ("score", np.float64)])
 
@@ -25,7 +26,7 @@ class KCenterOptions(MethodOptions):
     """Options of k_center."""
 
     rows_from: RowsFrom = Field("gradients", description="gradients, or embeddings (the mean hidden state)")
-    rows: Literal["plain", "unit"] = Field("unit", description="rows as they are, or scaled to unit length")
+    rows: RowForm = Field("unit", description="rows as they are, at length 1, or at the square root of their length")
     memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="larger working copies of the rows are streamed from the store; None: half of free memory"
     )

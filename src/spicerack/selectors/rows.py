@@ -1,8 +1,9 @@
-"""The rows a selector reads, in either form, from an array in memory or a gradient store.
+"""The rows a selector reads, in any form, from an array in memory or a gradient store.
 
-A row is plain (as given) or scaled to unit length. Rows with a value that is not finite (in float32), and those a
-store marks, are excluded; they read as zeros. `row_matrix` pairs the working copy with exact rows, so that picks do
-not depend on the precision of the working copy, nor on whether it is held in memory or streamed from the store.
+A row is plain (as given), or scaled to unit length or to the square root of its length (`store/forms.py`). Rows with a
+value that is not finite (in float32), and those a store marks, are excluded; they read as zeros. `row_matrix` pairs the
+working copy with exact rows, so that picks do not depend on the precision of the working copy, nor on whether it is
+held in memory or streamed from the store.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from spicerack.information.device import DeviceRows
 from spicerack.information.matrix import BoolArray, FloatArray, IntArray, RowMatrix, StreamAt, many
 from spicerack.selectors.sources import BLOCK_ROWS, ArraySource, JoinedSource, Source, StoreSource
 from spicerack.selectors.stored import StoredRows
-from spicerack.store.forms import RowForm, check_row_form
+from spicerack.store.forms import RowForm, bring, check_row_form, lengths_in
 
 Working = type[np.float32] | type[np.float64]
 
@@ -125,13 +126,15 @@ class Rows:
         return norms
 
     def take(self, rows: IntArray | slice, form: RowForm = "plain") -> FloatArray:
-        """The exact rows of these numbers, float64 (r, k); a row of zeros stays zero at unit length."""
+        """The exact rows of these numbers, float64 (r, k); a row of zeros stays one in every form."""
         check_row_form(form)
-        if self._source.scale is None:
-            values = self._source.native(rows).astype(np.float64)
-            return _scaled(values, self.norms[rows]) if form == "unit" else values
-        values = self.working(rows, form).astype(np.float64)
-        return _scaled(values, np.linalg.norm(values, axis=1)) if form == "unit" else values
+        inexact = self._source.scale is not None
+        values = (self.working(rows, form) if inexact else self._source.native(rows)).astype(np.float64)
+        if form == "plain":
+            return values
+        lengths = np.linalg.norm(values, axis=1) if inexact else self.norms[rows]
+        bring(values, lengths, lengths_in(form, self.norms[rows]))
+        return values
 
     def working(self, rows: IntArray | slice, form: RowForm = "plain", dtype: Working = np.float32) -> npt.NDArray[Any]:
         """Rows of these numbers as the passes read them, (r, k); exact up to rounding to `dtype`."""
@@ -140,13 +143,15 @@ class Rows:
             return self._cached[1][rows]
         scale = self._source.scale
         if scale is None or dtype == np.float64:
-            values = self.take(rows, form) if form == "unit" or scale is not None else self._source.native(rows)
+            values = self.take(rows, form) if form != "plain" or scale is not None else self._source.native(rows)
             return values.astype(dtype, copy=False)
         values = self._source.native(rows)
         if form == "plain":
             values *= scale[rows].astype(np.float32)[:, None]
             return values
-        return _scaled(values, np.linalg.norm(values, axis=1))  # a unit row in half precision is not of unit length
+        lengths = np.linalg.norm(values, axis=1)  # not quite 1 in half precision
+        bring(values, lengths, lengths_in(form, self.norms[rows]))
+        return values
 
     def stream(self, form: RowForm = "plain", dtype: Working = np.float32) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         """All working rows in order, a block of about 16 MB at a time: the whole matrix is never in memory."""
@@ -282,12 +287,6 @@ def _of_checkpoint(source: Source, name: str, what: str) -> Source:
             "gradients of pool and target at the same checkpoints"
         )
     return StoreSource(held[name], source.name) if isinstance(source, StoreSource) else source
-
-
-def _scaled(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Rows over their lengths; a row of zeros stays one."""
-    values /= np.where(lengths > 0.0, lengths, 1.0)[:, None].astype(values.dtype)
-    return values
 
 
 def _as_array(source: Any, what: str) -> npt.NDArray[Any]:

@@ -22,6 +22,7 @@ from spicerack.selectors.certifying import certificate_of, penalty_report
 from spicerack.selectors.devices import DEVICE_DESCRIPTION, DeviceName, check_device
 from spicerack.selectors.preparing import WEIGHTED
 from spicerack.selectors.spice_task import Task
+from spicerack.store.forms import RowForm
 
 
 class SpiceOptions(MethodOptions):
@@ -44,7 +45,7 @@ class SpiceOptions(MethodOptions):
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="weight of a row; auto: alpha * median |g|^2 = 1"
     )
-    rows: Literal["plain", "unit"] = Field("plain", description="rows as they are, or scaled to unit length")
+    rows: RowForm = Field("plain", description="rows as they are, at length 1, or at the square root of their length")
     fisher: Literal["full", "diag", "adafisher-code"] = Field("full", description="form of the Fisher matrix (volume)")
     stop_ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="omega: stop before the first pick whose gain is at most omega times the first pick's"

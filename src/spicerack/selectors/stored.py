@@ -15,7 +15,7 @@ import numpy.typing as npt
 from spicerack.information.matrix import FloatArray, StreamAt
 from spicerack.numbers import is_half
 from spicerack.selectors.sources import BLOCK_ROWS, StoreSource
-from spicerack.store.forms import RowForm
+from spicerack.store.forms import RowForm, lengths_in
 
 BLOCK_BYTES = 16 << 20
 
@@ -60,7 +60,7 @@ class StoredRows:
 
     def lengths(self, form: RowForm, norms: FloatArray) -> FloatArray:
         """What makes rows of this form of the stored ones, (n,); `norms` are the lengths of the plain rows."""
-        return norms if form == "plain" else self._to_unit
+        return norms if form == "plain" else self._to_unit * lengths_in(form, norms)
 
     @cached_property
     def _to_unit(self) -> FloatArray:

@@ -1,12 +1,18 @@
-"""The two forms that rows are read in."""
+"""The forms that rows are read in: how long each is."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from spicerack.errors import UnknownNameError
 
-RowForm = Literal["plain", "unit"]
+RowForm = Literal["plain", "unit", "sqrt"]
+"""plain: a row as it is; unit: at length 1; sqrt: at the square root of its length, between the two."""
+
+Lengths = npt.NDArray[np.floating]
 
 
 def check_row_form(form: str) -> None:
@@ -17,3 +23,15 @@ def check_row_form(form: str) -> None:
     """
     if form not in get_args(RowForm):
         raise UnknownNameError("row form", str(form), get_args(RowForm))
+
+
+def lengths_in(form: RowForm, norms: Lengths) -> Lengths:
+    """How long rows are in a form, (n,), where a plain row is as long as `norms` (n,) says; 1 for a row of zeros."""
+    if form == "plain":
+        return norms
+    return np.ones_like(norms) if form == "unit" else np.sqrt(np.where(norms > 0.0, norms, 1.0))
+
+
+def bring(values: npt.NDArray[np.floating], lengths: Lengths, wanted: Lengths) -> None:
+    """Bring rows (r, k) of these lengths (r,) to the wanted ones, in place; a row of zeros stays one."""
+    values /= (np.where(lengths > 0.0, lengths, 1.0) / wanted)[:, None].astype(values.dtype)

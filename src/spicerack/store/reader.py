@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from spicerack.errors import StoreCorruptError, StoreError
 from spicerack.numbers import as_float32
 from spicerack.store import files
-from spicerack.store.forms import RowForm, check_row_form
+from spicerack.store.forms import RowForm, check_row_form, lengths_in
 from spicerack.store.layout import (
     FEATURES,
     GRADIENT,
@@ -213,9 +213,10 @@ class GradientStore:
         array: str = GRADIENT,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> np.ndarray:
-        """Rows `start` to `stop` of an array, (stop - start, columns), plain or at unit length.
+        """Rows `start` to `stop` of an array, (stop - start, columns), in a form (`RowForm`).
 
-        A row is stored at unit length, rounded to the store's type; `plain` multiplies it by its float32 norm.
+        A row is stored at unit length, rounded to the store's type; the other forms multiply it by its float32 norm,
+        or by the square root of that.
         """
         check_row_form(rows)
         result = np.empty((stop - start, self.arrays.get(array, 0)), dtype=dtype)
@@ -224,8 +225,8 @@ class GradientStore:
             if low < high:
                 matrix = np.load(path, mmap_mode="r", allow_pickle=False)
                 result[low - start : high - start] = as_float32(matrix[low - first : high - first])
-        if rows == "plain":
-            result *= self.column(norm_column(array))[start:stop, None].astype(dtype)
+        if rows != "unit":
+            result *= lengths_in(rows, self.column(norm_column(array))[start:stop])[:, None].astype(dtype)
         return result
 
     def matrix(

@@ -29,6 +29,7 @@ from spicerack.information.moments import median_alpha
 from spicerack.information.room import Room
 from spicerack.information.schedule import PartRoom
 from spicerack.information.search import search
+from spicerack.store.forms import RowForm, bring, lengths_in
 from spicerack.training.options import TrainerOptions
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class OnlineOptions(TrainerOptions):
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="weight of a row; auto: alpha * median |g|^2 = 1 in every candidate pool"
     )
-    rows: Literal["plain", "unit"] = Field("plain", description="rows as they are, or scaled to unit length")
+    rows: RowForm = Field("plain", description="rows as they are, at length 1, or at the square root of their length")
     stop_ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="omega: a candidate pool ends before a gain of at most omega times its first pick's"
     )
@@ -106,9 +107,9 @@ def pick_from(rows: np.ndarray, options: OnlineOptions, room: Room) -> PoolPicks
         room: what may be picked of them.
     """
     G = rows.astype(np.float64)
-    if options.rows == "unit":
-        lengths = np.linalg.norm(G, axis=1, keepdims=True)
-        G /= np.where(lengths > 0.0, lengths, 1.0)
+    if options.rows != "plain":
+        lengths = np.linalg.norm(G, axis=1)
+        bring(G, lengths, lengths_in(options.rows, lengths))
     matrix, everyone = RowMatrix(G), np.ones(len(G), dtype=bool)
     alpha = median_alpha(matrix, everyone)[0] if options.alpha == "auto" else float(options.alpha)
     result = search(
