@@ -113,7 +113,7 @@ def test_rows_that_cannot_be_selected_from(bad, message):
         ({"penalty": float("nan")}, ConfigurationError, "penalty=nan"),
         ({"penalty": -1, "stop_ratio": 2}, ConfigurationError, "penalty=-1.*; stop_ratio=2, expected less than"),
         ({"alpha": 0}, ConfigurationError, "alpha=0, expected 'auto' or greater than 0"),
-        ({"rows": "units"}, ConfigurationError, "rows='units', expected 'plain' or 'unit'"),
+        ({"rows": "units"}, ConfigurationError, "rows='units', expected 'plain', 'unit' or 'sqrt'"),
         ({"objective": "transductive", "fisher": "diag"}, ConfigurationError, "fisher='full', not 'diag'"),
         ({"pool_size": 5, "pool_picks": 6}, ConfigurationError, "pool_picks=6 is above pool_size=5"),
         ({"seed": -1}, ConfigurationError, "seed=-1"),
