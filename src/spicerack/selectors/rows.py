@@ -128,11 +128,11 @@ class Rows:
     def take(self, rows: IntArray | slice, form: RowForm = "plain") -> FloatArray:
         """The exact rows of these numbers, float64 (r, k); a row of zeros stays one in every form."""
         check_row_form(form)
-        inexact = self._source.scale is not None
-        values = (self.working(rows, form) if inexact else self._source.native(rows)).astype(np.float64)
+        unit_stored = self._source.scale is not None
+        values = (self.working(rows, form) if unit_stored else self._source.native(rows)).astype(np.float64)
         if form == "plain":
             return values
-        lengths = np.linalg.norm(values, axis=1) if inexact else self.norms[rows]
+        lengths = np.linalg.norm(values, axis=1) if unit_stored else self.norms[rows]
         bring(values, lengths, lengths_in(form, self.norms[rows]))
         return values
 

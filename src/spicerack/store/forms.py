@@ -26,7 +26,10 @@ def check_row_form(form: str) -> None:
 
 
 def lengths_in(form: RowForm, norms: Lengths) -> Lengths:
-    """How long rows are in a form, (n,), where a plain row is as long as `norms` (n,) says; 1 for a row of zeros."""
+    """How long rows are in a form, (n,), given how long the plain ones are, `norms` (n,).
+
+    A row of zeros has no direction to be brought to a length: what stands there for it (0 plain, else 1) has no effect.
+    """
     if form == "plain":
         return norms
     return np.ones_like(norms) if form == "unit" else np.sqrt(np.where(norms > 0.0, norms, 1.0))
