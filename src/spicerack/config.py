@@ -82,7 +82,7 @@ class GradientConfig(Section):
 
     parameters: str = Field("blocks", description="blocks | last:N | lora | a regular expression over parameter names")
     dimension: Annotated[int, Field(ge=1)] | None = Field(
-        4096, description="k; None keeps exact gradients (tiny models)"
+        4096, description="k; none keeps exact gradients (tiny models)"
     )
     sketch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="sides of the per-layer sketch; None: chosen from k"
@@ -254,6 +254,21 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def read_value(text: str, name: str) -> Any:
+    """The value of an option as YAML has it: `0.2` is a number, `true` a truth value, `[a, b]` a list.
+
+    Raises:
+        ConfigurationError: it is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"{name}: cannot read the value {text!r} ({getattr(error, 'problem', error)}); text with signs in it "
+            f"stands in quotes of its own, as in {name}='\"{text}\"'"
+        ) from error
+
+
 def _assigned(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -262,7 +277,7 @@ def _assigned(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
             raise ConfigurationError(
                 f"cannot read the assignment {assignment!r}; expected section.key=value, as in selection.penalty=0.2"
             )
-        value = yaml.safe_load(text)
+        value = read_value(text, key.strip())
         if not dot:
             values[section] = value
         elif isinstance(values.setdefault(section, {}), dict):

@@ -13,6 +13,7 @@ from spicerack.passes import plan_run as plan_run
 from spicerack.running import Run as Run
 from spicerack.running import run_in_the_loop, run_on_features, run_on_gradients
 from spicerack.selecting import check_selection, features_read, method_needs, select_options
+from spicerack.store.files import SELECTION
 from spicerack.store.files import prepare_output as prepare_output
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def select_from_store(
             f"{rows.source.name} is not the pool that {store} was made from: {len(rows)} rows against {opened.n}, "
             "other ids, or other content; name the pool given to `gradients`, unchanged"
         )
-    prepare_output(output_dir)
+    prepare_output(output_dir, SELECTION)
     selection = select(opened, target=goal, target_groups=target_groups(targets), **select_options(config))
     files = write_selection(
         output_dir, rows, selection, config_yaml=dump_config(config), rows_table=opened.rows_table()

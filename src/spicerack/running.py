@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spicerack.config import Choice, RunConfig, dump_config
 from spicerack.passes import alone_choice, named_pool, plan_features, plan_pass
 from spicerack.selecting import check_rows, method_needs, select_options
-from spicerack.store.files import prepare_output
+from spicerack.store.files import SELECTION, prepare_output
 
 if TYPE_CHECKING:
     import datasets
@@ -49,7 +49,7 @@ def run_on_gradients(config: RunConfig, targets: Sequence[Target], **given: Any)
     from spicerack.gradients.targets import check_labels, take_targets, target_groups
     from spicerack.selectors import select
 
-    output_dir = prepare_output(config.output_dir)
+    output_dir = prepare_output(config.output_dir, SELECTION)
     gradient_pass = plan_pass(config, **given)
     check_labels(targets, gradient_pass.labeler)
     check_rows(config, gradient_pass)
@@ -68,7 +68,7 @@ def run_on_features(config: RunConfig, compute: list[str], targets: Sequence[Tar
     from spicerack.gradients.targets import check_labels, target_groups
     from spicerack.selectors import select
 
-    output_dir = prepare_output(config.output_dir)
+    output_dir = prepare_output(config.output_dir, SELECTION)
     feature_pass = plan_features(config, feature_options(compute, config.gradients), **given)
     check_labels(targets, feature_pass.labeler)
     check_rows(config, feature_pass)
@@ -96,7 +96,7 @@ def run_in_the_loop(
     from spicerack.training.loop import Loop, read_loop_options
 
     options = read_loop_options(config)
-    output_dir = prepare_output(config.output_dir)
+    output_dir = prepare_output(config.output_dir, SELECTION)
     rows = load_pool(named_pool(config, pool), config.data)
     if model is not None:
         loaded = load_model(model, config.model, tokenizer=tokenizer)

@@ -1,5 +1,6 @@
 """The commands as a user runs them: output, files, exit codes, and how fast help is."""
 
+import json
 import os
 import re
 import signal
@@ -60,6 +61,26 @@ def test_gradients_then_select(tiny_pool, model, tmp_path):
     assert len(np.load(tmp_path / "r/indices.npy")) == 20
 
 
+def test_a_selection_never_writes_over_a_store_or_a_training(tiny_pool, model, tmp_path):
+    spicerack("gradients", tiny_pool, *model, "--output", tmp_path / "store")
+    before = (tmp_path / "store" / "manifest.json").read_bytes()
+    for command in (["select", tmp_path / "store"], ["run", tiny_pool, *model, "--method", "length"]):
+        done = spicerack(*command, "--budget", 5, "--output", tmp_path / "store", check=4)
+        assert "holds a gradient store" in done.stderr
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
+    (tmp_path / "manifest.json").write_text('{"steps": 3}')
+    done = spicerack("select", tmp_path / "store", "--budget", 5, "--output", tmp_path, check=4)
+    assert "holds a training" in done.stderr
+
+
+def test_exact_gradients_are_asked_for_by_a_word(tiny_pool, model, tmp_path):
+    words = ["--parameters", "last:1", "--output", tmp_path]
+    done = spicerack("gradients", tiny_pool, *model, "--dimension", "none", *words)
+    columns = json.loads((tmp_path / "manifest.json").read_text())["settings"]["projection"]["dimension"]
+    assert re.search(rf"parameters = last:1 .* {columns:,} parameters", done.stdout.replace("\n", " "))
+    assert "dimension" in spicerack("gradients", tiny_pool, *model, "--dimension", "few", *words, check=2).stderr
+
+
 def test_inspect_marks_the_trained_tokens_and_counts(tiny_pool, model):
     done = spicerack("inspect", tiny_pool, "--model", model[1], "-n", 1)
     assert "[[0 is 0<|im_end|>\n]]" in done.stdout
@@ -88,6 +109,8 @@ def test_methods_prints_the_options_of_one():
         assert part in done.stdout
     assert "it has no options" in spicerack("methods", "random").stdout
     assert "--difficulty-clusters" in spicerack("methods", "lead").stdout
+    assert "--train-every" in spicerack("methods", "spice").stdout
+    assert "did you mean 'lead'" in spicerack("methods", "lea", check=2).stderr
     assert "did you mean 'k_center'" in spicerack("methods", "kcenter", check=2).stderr
 
 

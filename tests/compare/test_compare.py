@@ -5,8 +5,11 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import peft
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
@@ -60,6 +63,7 @@ def test_the_summary_is_made_of_the_cells(finished):
     assert spice["loss"]["mean"] == pytest.approx(np.mean([cell["loss"] for cell in cells]))
     random = next(row for row in results["summary"] if row["label"] == "random" and row["budget"] == "25%")
     assert spice["versus_random"]["mean"] == pytest.approx(spice["loss"]["mean"] - random["loss"]["mean"])
+    assert spice["versus_random"]["seeds"] == 2
     assert random["versus_random"] is None
     picks = np.load(folder / "selections/spice/rows-6/seed-0/indices.npy")
     assert spice["samples"] == len(picks) == 6
@@ -203,8 +207,10 @@ def test_another_comparison_in_the_folder_is_refused(finished, make_spec):
         ("spice:penaltie=1", ["5%"], UnknownNameError, "did you mean 'penalty'"),
         ("t=spice:objective=transductive,target=true", ["5%"], ConfigurationError, "needs a target set"),
         ("full:seed=3", ["5%"], ConfigurationError, "has no options"),
-        ("random", ["0%"], ConfigurationError, "not a share"),
+        ("random", ["0%"], ConfigurationError, "'0%' is no share of the rows"),
         ("random", ["25%", "6"], ConfigurationError, "both mean rows 6"),
+        ("random:seed=5", ["5%"], ConfigurationError, "seed is no option of a method here; --seeds has them"),
+        ("spice:budget=10%", ["5%"], ConfigurationError, "budget is no option of a method here; --budgets has them"),
         ("random:trim=2", ["5%"], ConfigurationError, "trim=2, expected a share of at least 0 and below 1"),
     ],
 )
@@ -256,7 +262,7 @@ def test_workers_find_what_one_process_finds(finished, make_spec, tmp_path):
     [
         ({"flag_column": "nope"}, "no row of .* has the column 'nope'"),
         ({"target": "nosuch.jsonl"}, "no such file: nosuch.jsonl"),
-        ({"by": "nope"}, "no row of .* has 'nope', which by= names"),
+        ({"by": "nope"}, "has no 'nope', which by= names"),
     ],
 )
 def test_a_slip_costs_no_pass_and_leaves_the_folder_free(make_spec, tmp_path, changes, message):
@@ -268,3 +274,64 @@ def test_a_slip_costs_no_pass_and_leaves_the_folder_free(make_spec, tmp_path, ch
     with pytest.raises(DataError, match=message):
         compare(Comparison(spec, methods, [2], seeds=(0,), **changes))
     assert not (tmp_path / "cmp").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [({"source": None}, "has no 'source'"), ({"response": 7}, "response")])
+def test_a_held_out_row_that_is_wrong_costs_no_pass(make_spec, compare_data, tmp_path, change, message):
+    rows = [json.loads(line) for line in (compare_data / "test.jsonl").read_text().splitlines()]
+    rows[5] |= change
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = make_spec(tmp_path / "cmp", test=str(tmp_path / "test.jsonl"))
+    with pytest.raises(DataError, match=rf"test\.jsonl:6.*{message}"):
+        compare(Comparison(spec, METHODS[:2], ["25%"], seeds=(0,)))
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_an_adapter_is_for_the_gradients_alone(finished, make_spec, tiny_folder, tmp_path):
+    """The cells train and measure the model itself."""
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), peft.LoraConfig(r=2))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    spec = make_spec(tmp_path / "cmp")
+    section = spec.config.model.model_copy(update={"adapter_name_or_path": str(tmp_path / "adapter")})
+    spec, lines = replace(spec, config=spec.config.model_copy(update={"model": section})), []
+    found = compare(Comparison(spec, parse_methods("random,none"), ["25%"], seeds=(0,)), Watcher(say=lines.append))
+    expected = {(c["label"], c["budget"]): c["loss"] for c in finished[2]["cells"] if c["seed"] == 0}
+    for cell in found["cells"]:
+        assert cell["loss"] == pytest.approx(expected[cell["label"], cell["budget"]], rel=1e-6)
+    assert [line for line in lines if line.startswith("adapter = none in the cells")]
+
+
+def test_a_model_trained_on_in_place_is_another(make_spec, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    spec = make_spec(tmp_path / "cmp")
+    section = spec.config.model.model_copy(update={"model_name_or_path": str(tmp_path / "model")})
+    spec = replace(spec, config=spec.config.model_copy(update={"model": section}))
+    comparison = Comparison(spec, METHODS[1:2], ["25%"], seeds=(0,))
+    compare(comparison)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(0.1)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(StoreMismatchError, match=r"began with another model.*weights was .*, now "):
+        compare(replace(comparison, seeds=(0, 1)))
+
+
+def test_another_column_of_sources_is_refused(finished, make_spec, compare_data, tmp_path):
+    spec = make_spec(tmp_path)
+    compare(Comparison(spec, METHODS[1:2], ["25%"], seeds=(0,)))
+    data = spec.config.data.model_copy(update={"source_column": "noise"})
+    other = replace(spec, config=spec.config.model_copy(update={"data": data}))
+    with pytest.raises(DataError, match=r"names the sources of .* by another column"):
+        compare(Comparison(other, METHODS[1:2], ["25%"], seeds=(0, 1)))
+
+
+def test_a_budget_in_other_words_is_one_series(make_spec, tmp_path):
+    """25 % of 24 rows are 6."""
+    first = Comparison(make_spec(tmp_path), METHODS[1:2], ["25%"], seeds=(0,))
+    compare(first)
+    compare(replace(first, budgets=["6"], seeds=(0, 1)))
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["budget"], row["seed"]) for row in rows] == [("6", 0), ("6", 1)]

@@ -10,7 +10,9 @@ import pytest
 from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
 from spicerack.compare.plan import parse_methods
+from spicerack.config import make_config
 from spicerack.errors import ConfigurationError, DataError, StoreCorruptError, StoreMismatchError
+from spicerack.passes import plan_pass
 
 METHODS = parse_methods("random,t=spice:objective=transductive,none")
 
@@ -140,3 +142,38 @@ def test_what_is_no_table_is_refused(there, make_spec, tmp_path):
     for name, (error, words) in cases.items():
         with pytest.raises(error, match=words):
             compare(in_folder(comparison, make_spec, tmp_path / "here", also=[tmp_path / f"{name}.parquet"]))
+
+
+def test_cells_towards_another_target_are_refused(compare_data, make_spec, tmp_path):
+    """The same label may not mean another target; by another label it is another method."""
+    target = compare_data / "target.jsonl"
+    methods = parse_methods("rds")
+    one = Comparison(make_spec(tmp_path / "one"), methods, ["25%"], seeds=(0,), target=target)
+    compare(one)
+    (tmp_path / "other.jsonl").write_text("".join(target.read_text().splitlines(keepends=True)[:3]))
+    other = in_folder(one, make_spec, tmp_path / "two", target=tmp_path / "other.jsonl", also=[tmp_path / "one"])
+    with pytest.raises(StoreMismatchError, match=r"rds 25%, seed 0 of another comparison .*: target was .*, now "):
+        compare(other)
+    found = compare(replace(other, methods=parse_methods("math=rds")))
+    assert {cell["label"] for cell in found["cells"]} == {"rds", "math"}
+    (tmp_path / "copy.jsonl").write_text(target.read_text())
+    again = in_folder(one, make_spec, tmp_path / "three", target=tmp_path / "copy.jsonl", also=[tmp_path / "one"])
+    assert len(compare(again)["cells"]) == 1
+
+
+def test_cells_by_other_gradients_are_refused(there, make_spec, compare_data, tiny_folder, tmp_path):
+    """A method that reads none is put in."""
+    folder, comparison, _ = there
+    config = make_config(
+        {
+            "data": {"pool": str(compare_data / "pool.jsonl")},
+            "model": {"model_name_or_path": str(tiny_folder), "dtype": "float32", "device": "cpu"},
+            "labels": {"max_length": 64},
+            "gradients": {"dimension": 16},
+        }
+    )
+    plan_pass(config).run(tmp_path / "store")
+    here = in_folder(comparison, make_spec, tmp_path / "cmp", store=tmp_path / "store", seeds=(0, 1, 2), also=[folder])
+    with pytest.raises(StoreMismatchError, match=r"t 25%, seed 0 of another.*projection\.dimension was 32, now 16"):
+        compare(here)
+    assert len(compare(replace(here, methods=parse_methods("random"), budgets=["25%"]))["cells"]) == 10

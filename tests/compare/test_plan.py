@@ -34,6 +34,7 @@ def test_options_name_a_method_that_has_no_label():
         ("spice,spice", "two methods are called 'spice'"),
         ("spice:rows", "expected option=value"),
         ("a/b=spice", "cannot name a folder"),
+        ("spice:exclude=@bad.txt", "exclude: cannot read the value '@bad.txt'"),
     ],
 )
 def test_what_is_no_method_is_said(text, message):

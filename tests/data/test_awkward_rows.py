@@ -52,10 +52,12 @@ def test_tool_calls_mean_the_same_whatever_keeps_them(tmp_path, kind):
 
 
 def test_csv_texts_stay_texts(tmp_path):
-    (tmp_path / "a.csv").write_text("id,instruction,output,uid,score\n007,1 + 2,3,01,0.5\n008,2 + 2,4,02,1.5\n")
+    (tmp_path / "a.csv").write_text(
+        "id,instruction,context,output,uid,score\n007,1 + 2,1,3,01,0.5\n008,2 + 2,2,4,02,1.5\n"
+    )
     pool = load_pool(tmp_path / "a.csv", AUTO)
     assert pool.ids == ["007", "008"]
-    assert pool.sample(1).messages[1]["content"] == "4"
+    assert [message["content"] for message in pool.sample(1).messages] == ["2 + 2\n\n2", "4"]
     assert pool.source[0]["score"] == 0.5
     assert load_pool(tmp_path / "a.csv", DataConfig(id_column="uid")).ids == ["01", "02"]
 
@@ -130,6 +132,15 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch, name):
         ("tokenized", {"input_ids": [1], "labels": ["1"]}, "labels has '1', a str"),
         ("tokenized", {"input_ids": [2**40], "labels": [1]}, "input_ids has 1099511627776; expected numbers from 0"),
         ("tokenized", {"input_ids": [-1], "labels": [1]}, "input_ids has -1; expected numbers from 0"),
+        ("tokenized", {"input_ids": [-100], "labels": [1]}, "input_ids has -100; expected numbers from 0"),
+        (
+            "tokenized",
+            {"input_ids": [1, 1], "labels": [-100, -1]},
+            "labels has -1; expected .* or -100 where no loss is",
+        ),
+        ("tokenized", {"input_ids": [1], "labels": [-99]}, "labels has -99; expected"),
+        ("tokenized", {"input_ids": [1], "labels": [-101]}, "labels has -101; expected"),
+        ("alpaca", {"instruction": "i", "output": "o", "context": ["c"]}, "context is a list"),
     ],
 )
 def test_fields_of_another_type_are_named(name, row, message):

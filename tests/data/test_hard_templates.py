@@ -1,5 +1,7 @@
 """No header, system prompt or user's words ever carry loss, whatever the template does to the conversation."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,11 @@ THINKING_PROMPT = NO_PROMPT + "{% if add_generation_prompt %}<|im_start|>assista
 END_AT_LAST = (
     "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}<|im_start|>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n{% else %}<|im_end|>{% endif %}"
+)
+# each part of an answer is closed by the end token, as in gpt-oss
+IN_PARTS = CHATML.replace(
+    "{{ message['content'] }}",
+    "{{ message['thinking'] ~ '<|im_end|>' if message['thinking'] }}{{ message['content'] }}",
 )
 REWRITING_UNKNOWN_END = (
     "{% for m in messages %}[{{ m.role }}]\n"
@@ -80,6 +87,49 @@ def test_an_end_token_behind_the_whole_conversation_belongs_to_the_last_turn():
     encoded = rule.encode(Chat((user("a"), assistant("b"))), where="here")
     text = rule.tokenizer.decode(encoded.input_ids[encoded.labels != -100].tolist())
     assert (text, encoded.missing_end_of_turn) == ("b<|im_start|>\n<|im_end|>", False)
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(IN_PARTS, {"thinking": "hm", "content": "yo"}), (CHATML, {"content": "hm<|im_end|>yo"})],
+)
+def test_the_end_token_within_an_answer_does_not_cut_it(template, answer):
+    answer = {"role": "assistant", **answer}
+    trained = trained_text(template, [user("hi"), answer, user("and?"), answer], train_on_turn_suffix=False)
+    assert trained == "hm<|im_end|>yo<|im_end|>" * 2
+
+
+def test_a_token_that_ends_the_conversation_is_not_the_turns():
+    tokenizer = tiny_tokenizer(chat_template=END_AT_LAST.replace("<|im_start|>", "<|end|>"))  # as in Phi-3
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    rule = Labeler(tokenizer, LabelConfig(train_on_turn_suffix=False))
+    encoded = rule.encode(Chat((user("a"), assistant("b"))), where="here")
+    assert tokenizer.decode(encoded.input_ids[encoded.labels != -100].tolist()) == "b<|end|>"
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    ("written", "shown"), [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%B %-d, %y", "July 26, 24")]
+)
+def test_a_template_that_prints_the_date_prints_the_same_every_day(marked, written, shown):
+    dated = "  {% if strftime_now is defined %}{% set d = strftime_now('" + written + "') %}{% endif %}\n[{{ d }}]\n"
+    template = dated + TEMPLATES["tight markers" if marked else "chatml"]
+    rule = Labeler(tiny_tokenizer(chat_template=template), LabelConfig())
+    encoded = rule.encode(Chat((user("hi"), assistant("yo"))), where="here")
+    assert rule.tokenizer.decode(encoded.input_ids.tolist()).startswith(f"[{shown}]\n<|im_start|>user")
+    assert trained_text(template, [user("hi"), assistant("yo")]) == "yo<|im_end|>\n"
+
+
+def test_the_rule_hash_holds_the_date_where_it_is_printed(monkeypatch):
+    templates = [
+        CHATML,
+        CHATML + "{{ strftime_now('%Y') }}",
+        {"default": CHATML, "tool_use": "{{ strftime_now('%Y') }}"},
+    ]
+    rules = [Labeler(tiny_tokenizer(chat_template=template), LabelConfig()) for template in templates]
+    hashes = [rule.rule_hash() for rule in rules]
+    monkeypatch.setattr("spicerack.data.labels.TODAY", datetime(2025, 1, 1))
+    assert [rule.rule_hash() == before for rule, before in zip(rules, hashes, strict=True)] == [True, False, False]
 
 
 def test_a_turn_whose_end_is_unknown_is_refused_and_not_guessed():

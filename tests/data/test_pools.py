@@ -148,6 +148,11 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"
         ),
         ("sharegpt", {"conversations": SHAREGPT}, Chat(tuple(TURNS))),
         (
+            "alpaca",
+            {"instruction": "b", "context": "c", "response": "d", "category": "closed_qa"},
+            Chat(({"role": "user", "content": "b\n\nc"}, {"role": "assistant", "content": "d"})),
+        ),
+        (
             "sharegpt",
             {"conversations": SHAREGPT, "system": "s"},
             Chat(({"role": "system", "content": "s"}, *TURNS)),
@@ -166,6 +171,16 @@ def test_formats_are_recognized_and_read(name, row, sample):
     assert pool.detection_reason
     assert pool.sample(0) == sample
     assert load_pool([row], DataConfig(format=name)).sample(0) == sample
+
+
+def test_the_choice_names_the_fields_that_are_read():
+    dolly = [{"instruction": "a", "context": text, "response": "c", "category": "d"} for text in ("", "b")]
+    assert load_pool(dolly, DataConfig()).detection_reason.endswith("have the fields instruction, response, context")
+    assert load_pool(ROWS, DataConfig()).detection_reason.endswith("have the fields instruction, output, input")
+    assert load_pool(ROWS[:1], DataConfig()).detection_reason.endswith("have the fields instruction, output")
+    both = load_pool([{"instruction": "a", "input": "i", "context": "c", "output": "o"}], DataConfig())
+    assert both.detection_reason.endswith("have the fields instruction, output, input")
+    assert both.sample(0).messages[0]["content"] == "a\n\ni"
 
 
 @pytest.mark.parametrize(

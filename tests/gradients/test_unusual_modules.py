@@ -140,3 +140,27 @@ def test_every_module_has_its_own_mode_again():
     with GradientCapture(model, Projection(tracked_parameters(model, "lora"), dimension=None)):
         assert not any(module.training for module in model.modules())
     assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_a_capture_that_is_refused_leaves_the_model_as_it_was():
+    model = tiny_model("qwen3-moe").train()
+    model.lm_head.weight.requires_grad_(False)
+    model.model.layers[0].mlp.eval()
+    layers = [layer.mlp.experts for layer in model.model.layers]
+    layers[-1].has_post_expert_norm = True  # a form that is refused after the others are hooked
+
+    def state():
+        flags = {name: p.requires_grad for name, p in model.named_parameters()}
+        modules = {name: (m.training, len(m._forward_hooks), "forward" in vars(m)) for name, m in model.named_modules()}
+        return flags, modules
+
+    before = state()
+    capture = GradientCapture(model, Projection(tracked_parameters(model, "blocks"), dimension=32))
+    for _ in range(2):
+        with pytest.raises(ModelError, match="experts of a form that is not supported"):
+            capture.__enter__()
+        assert state() == before
+    layers[-1].has_post_expert_norm = False
+    with capture:
+        assert state() != before
+    assert state() == before

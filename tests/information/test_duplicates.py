@@ -9,20 +9,20 @@ from spicerack.information import duplicates
 from spicerack.information.duplicates import near_duplicates
 
 
-def slow_truth(X, order, cosine):
+def slow_truth(X, order, cosine, always=0):
     found, kept = np.full(len(X), -1), []
-    for i in order:
+    for place, i in enumerate(order):
         near = [j for j in kept if np.float32(X[i] @ X[j]) >= cosine - 1e-6]
-        if near:
+        if near and place >= always:
             found[i] = near[0]
         else:
             kept.append(i)
     return found
 
 
-def fast(X, order, cosine, size=7):
+def fast(X, order, cosine, size=7, always=0):
     blocks = lambda: ((slice(at, min(at + size, len(X))), X[at : at + size]) for at in range(0, len(X), size))  # noqa: E731
-    return near_duplicates(blocks, lambda rows: X[rows], len(X), np.asarray(order), cosine)
+    return near_duplicates(blocks, lambda rows: X[rows], len(X), np.asarray(order), cosine, always=always)
 
 
 def copies(n, k, distinct, noise, seed):
@@ -39,10 +39,12 @@ def copies(n, k, distinct, noise, seed):
     noise=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
     cosine=st.sampled_from([0.3, 0.8, 0.9, 0.97, 1.0]),
     seed=st.integers(0, 999),
+    always=st.sampled_from([0, 0, 1, 9]),
 )
-def test_they_are_those_of_all_pairs(n, k, distinct, noise, cosine, seed):
+def test_they_are_those_of_all_pairs(n, k, distinct, noise, cosine, seed, always):
     X = copies(n, k, distinct, noise, seed)
     order = np.random.default_rng(seed).permutation(n)[: max(1, n - 3)]
+    always = min(always, order.size)
     distance = np.abs(X @ X.T - (cosine - 1e-6))
     assume(cosine == 1.0 or distance.min() > 1e-5)  # else rounding decides
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +56,7 @@ def test_they_are_those_of_all_pairs(n, k, distinct, noise, cosine, seed):
             "SAMPLE": 9,
         }.items():
             patch.setattr(duplicates, name, value)
-        assert fast(X, order, cosine).tolist() == slow_truth(X, order, cosine).tolist()
+        assert fast(X, order, cosine, always=always).tolist() == slow_truth(X, order, cosine, always).tolist()
 
 
 def test_a_row_near_a_dropped_one_alone_stays():

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 import spicerack
+from spicerack.config import DataConfig, LabelConfig
+from spicerack.data.labels import Labeler
+from spicerack.data.records import load_pool
 from spicerack.errors import DataError
 from spicerack.models.limits import check_fits, learned_positions, past_training
 from spicerack.testing import tiny_model, tiny_tokenizer
+from spicerack.training.samples import label_rows
 
 
 @pytest.mark.parametrize(
@@ -49,9 +53,19 @@ def test_a_long_row_is_refused_by_its_line(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["spice", "loss"])
-def test_a_token_outside_the_vocabulary_is_refused_by_its_line(tiny_folder, tmp_path, method):
-    rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 300, 3], "labels": [-100, 300, 3]}]
+@pytest.mark.parametrize("field", ["input_ids", "labels"])
+def test_a_token_outside_the_vocabulary_is_refused_by_its_line(tiny_folder, tmp_path, method, field):
+    rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}]
+    rows[1][field][1] = 300
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"data": {"pool": str(tmp_path / "pool.jsonl")}, "model": {"model_name_or_path": str(tiny_folder)}}
-    with pytest.raises(DataError, match=r"pool\.jsonl:2: input_ids has 300, and the model's vocabulary ends at 299"):
+    with pytest.raises(DataError, match=r"pool\.jsonl:2: input_ids or labels have 300, and .* vocabulary ends at 299"):
         spicerack.run({**given, "selection": {"method": method, "budget": 1}, "output_dir": str(tmp_path / "out")})
+
+
+def test_a_label_outside_the_vocabulary_is_refused_before_training():
+    rows = label_rows(
+        load_pool([{"input_ids": [1, 2], "labels": [-100, 300]}], DataConfig()), Labeler(None, LabelConfig())
+    )
+    with pytest.raises(DataError, match="input_ids or labels have 300"):
+        rows.check_fits(tiny_model("llama", vocab_size=300))

@@ -86,10 +86,10 @@ def test_another_folder_is_named(tmp_path):
         selection_page(tmp_path)
 
 
-def comparison(*, seeds=2, random=True, flag=True):
+def comparison(*, seeds=2, control=2, random=True, flag=True):
     def row(label, method, budget, mean):
         other = (
-            {"mean": mean - 2.0, "low": mean - 2.2, "high": mean - 1.9}
+            {"mean": mean - 2.0, "low": mean - 2.2, "high": mean - 1.9, "seeds": min(seeds, control)}
             if random and method != "random" and budget
             else None
         )
@@ -125,7 +125,7 @@ def comparison(*, seeds=2, random=True, flag=True):
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"random": False}, {"flag": False}])
+@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"control": 1}, {"random": False}, {"flag": False}])
 def test_a_comparison_has_its_page(options):
     page = comparison_page(comparison(**options))
     is_self_contained(page)
@@ -134,7 +134,7 @@ def test_a_comparison_has_its_page(options):
     assert ("Against random" in page) == options.get("random", True)
     assert ("no method sees it" in page) == options.get("flag", True)
     assert comparison_page(comparison(**options)) == page
-    decided = options.get("random", True) and options.get("seeds", 2) > 1
+    decided = options.get("random", True) and min(options.get("seeds", 2), options.get("control", 2)) > 1
     assert ('class="whole good"' in page) == decided
     assert ("do not decide by them" in page) == (options.get("seeds", 2) == 1)
 

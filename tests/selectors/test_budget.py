@@ -24,6 +24,7 @@ from spicerack.selectors.budget import ResolvedBudget, TokenBudget, parse_budget
         ("20000 tokens", TokenBudget(20000)),
         ("20k tokens", TokenBudget(20000)),
         ("1.5M tokens", TokenBudget(1_500_000)),
+        ("4.1m tokens", TokenBudget(4_100_000)),  # 4.1 * 1e6 is below
         ("1,000 tokens", TokenBudget(1000)),
         (TokenBudget(5), TokenBudget(5)),
     ],

@@ -65,6 +65,15 @@ def test_the_lowest_of_a_trims_column_stays_and_a_forced_row_too(repeated):
     assert len([i for i in chosen.indices if truth[i] in (18, 19)]) == 3
 
 
+def test_rows_are_compared_with_a_forced_row_that_is_near_another():
+    angles = np.deg2rad([0.0, 20.0, 40.0, 90.0])
+    X = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert sorted(spicerack.select(X, "random", 1.0, dedup=0.9).indices) == [0, 2, 3]
+    chosen = spicerack.select(X, "random", 1.0, dedup=0.9, include=[0, 1])
+    assert sorted(chosen.indices) == [0, 1, 3]
+    assert chosen.manifest["choices"][0]["reason"].startswith("1 rows are left out")
+
+
 @pytest.mark.parametrize("value", [0.0, 0.49, 1.01, float("nan"), True, "0.9"])
 def test_what_is_no_cosine_is_refused(repeated, value):
     with pytest.raises(spicerack.SpicerackError, match=r"dedup=.*, expected a cosine of at least 0.5 and at most 1"):

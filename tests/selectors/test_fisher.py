@@ -1,6 +1,8 @@
 """Fisher is SPICE without the penalty, and FisherSFT equals a plain loop over its determinants."""
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from spicerack.information.grouped import GroupedFisher
 from spicerack.information.matrix import RowMatrix
 from spicerack.selectors import select
+from spicerack.selectors.rows import Rows
 from spicerack.store.reader import GradientStore
 
 R, H = 3, 5
@@ -74,6 +77,37 @@ def test_the_inverse_is_kept_through_many_picks(states, monkeypatch):
     assert objective.value == pytest.approx(information(states[:20], 100.0), rel=1e-10)
     truth = [information(states[[*range(20), i]], 100.0) - objective.value for i in (20, 29)]
     np.testing.assert_allclose(objective.gains(np.array([20, 29])), truth, rtol=1e-6)
+
+
+def exact_information(chosen, alpha):
+    """By elimination in rational numbers: float64 would round the identity away."""
+    h = chosen.shape[-1]
+    rows = [[Fraction(float(x)) for x in row] for row in chosen.reshape(-1, h)]
+    M = [[Fraction(alpha) * sum(row[i] * row[j] for row in rows) + (i == j) for j in range(h)] for i in range(h)]
+    found = 0.0
+    for c in range(h):
+        found += math.log(M[c][c].numerator) - math.log(M[c][c].denominator)
+        for i in range(c + 1, h):
+            factor = M[i][c] / M[c][c]
+            M[i] = [x - factor * y for x, y in zip(M[i], M[c], strict=True)]
+    return found
+
+
+@pytest.mark.parametrize(("width", "long", "times"), [(9, 4, 1e8), (10, 4, 1e8), (10, 0, 1e7), (10, 2, 1.0)])
+def test_samples_of_very_different_lengths_have_their_own_information(width, long, times, tmp_path, write_features):
+    """Ones 1e5 times longer, an alpha far above the automatic one, and nothing like it before the tenth pick."""
+    X = np.random.default_rng(0).standard_normal((40, R, width))
+    X[:long] *= 1e5
+    alpha = times / float(np.median((X**2).sum(axis=(1, 2))))
+    store = write_features(tmp_path / "s", {"states": X.reshape(40, -1)}, settings={"hidden_size": width})
+    X = Rows(store).array("states").take(np.arange(40)).reshape(40, R, width)
+    selection = select(store, "fisher", 12, features="last_hidden", alpha=alpha)
+    truth = [exact_information(X[selection.indices[: t + 1]], alpha) for t in range(12)]
+    np.testing.assert_allclose(np.cumsum(selection.trace["gain"]), truth, rtol=1e-9)
+    assert selection.certificate.information == pytest.approx(truth[-1], rel=1e-9)
+    rest = np.delete(np.arange(40), selection.indices)[:5]
+    gains = [exact_information(X[[*selection.indices, i]], alpha) - truth[-1] for i in rest]
+    np.testing.assert_allclose(selection.scores[rest], gains, rtol=1e-6, atol=1e-8)
 
 
 def test_states_beside_a_gradient_store_are_found_and_missing_ones_named(states, tmp_path, write_features):

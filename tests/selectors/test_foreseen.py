@@ -88,10 +88,13 @@ def test_a_column_that_no_pass_gives_is_named_with_the_way_to_have_it(rows):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    count=st.integers(1, N), trim=st.sampled_from([0.1, 0.3, 0.6, 0.9]), include=st.lists(st.integers(0, 2), max_size=2)
+    count=st.integers(1, N),
+    trim=st.sampled_from([0.1, 0.3, 0.6, 0.9]),
+    include=st.lists(st.integers(0, 2), max_size=2),
+    by=st.sampled_from([None, "tokens"]),
 )
-def test_what_a_trim_leaves_is_counted_where_its_groups_are_known(store, rows, count, trim, include):
-    asked = {"budget": count, "include": include, "trim": trim, "trim_groups": "source"}
+def test_what_a_trim_leaves_is_counted_where_its_groups_are_known(store, rows, count, trim, include, by):
+    asked = {"budget": count, "include": include, "trim": trim, "trim_groups": "source", "trim_by": by}
     after = said(lambda: spicerack.select(store, "random", **asked))
     before = said(lambda: check_foreseen(rows, **asked))
     if before is not None or not include:  # which rows a trim takes, forced ones or others, only a pass can tell
@@ -99,9 +102,29 @@ def test_what_a_trim_leaves_is_counted_where_its_groups_are_known(store, rows, c
 
 
 def test_more_rows_than_a_trim_of_clusters_leaves_are_refused(rows):
-    check_foreseen(rows, 6, trim=0.5, trim_groups="clusters:1")
-    with pytest.raises(BudgetError, match="above the 5 rows that trim"):
-        check_foreseen(rows, 6, trim=0.5, trim_groups="clusters:1", exclude=[11])
+    check_foreseen(rows, 7, trim=0.5, trim_groups="clusters:1")
+    with pytest.raises(BudgetError, match="above the 6 rows that trim"):
+        check_foreseen(rows, 7, trim=0.5, trim_groups="clusters:1", exclude=[11])
+
+
+def test_rows_of_zeros_are_a_group_beside_the_clusters(tmp_path, rows):
+    G = np.random.default_rng(0).normal(size=(N, 4))
+    G[[0, 1, 2, 4, 5]] = 0.0  # of each half of the ten 1.75 rows are to go, and one does
+    zeros = write_store(tmp_path / "s", {"gradient": G}, sources=SOURCES, trained=TRAINED)
+    asked = {"budget": 8, "trim": 0.35, "trim_groups": "clusters:1"}
+    assert len(spicerack.select(zeros, "random", **asked).indices) == 8
+    check_foreseen(rows, **asked)
+
+
+@pytest.mark.parametrize("groups", ["source", "clusters:2"])
+def test_rows_that_may_have_no_value_are_not_counted_as_trimmed(store, rows, groups):
+    """A row without a value of the column stays, and before the pass no one knows how many there are."""
+    some = np.where(np.arange(N) < 9, np.nan, 1.0)
+    asked = {"budget": 9, "trim": 0.6, "trim_by": "gradient_norm", "trim_groups": groups}
+    assert len(spicerack.select(store, "random", **asked, columns={"gradient_norm": some}).indices) == 9
+    check_foreseen(rows, **asked)
+    with pytest.raises(BudgetError, match=r"rows that trim=0\.6 leaves"):
+        check_foreseen(rows, **asked | {"trim_by": "tokens"})
 
 
 @settings(max_examples=60, deadline=None)

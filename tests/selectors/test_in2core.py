@@ -245,3 +245,18 @@ def test_a_quota_that_the_proponents_cannot_meet_is_refused():
         select(G, "in2core", 5, target, groups=groups, quotas={"against": (2, None)})
     both = select(G, "in2core", 5, target, groups=groups, quotas={"against": (2, None)}, proponents_only=False)
     assert (both.indices < 10).sum() == 2
+
+
+def test_a_share_of_the_proponents_meets_the_quotas_and_replaces_rows_that_they_close():
+    """The strongest proponents are of group a; of the 12 the 6 of the budget leave none for b."""
+    angles = np.deg2rad([*range(0, 80, 10), *(75, 78, 81, 84), *range(100, 180, 10)])
+    G = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    groups = ["a"] * 8 + ["b"] * 12
+    given = {"reading": "proponents", "hessian": "identity", "target": np.eye(1, 2), "groups": groups}
+    assert select(G, "in2core", 0.5, **{**given, "groups": None}).indices.tolist() == [0, 1, 2, 3, 4, 5]
+    assert select(G, "in2core", 0.5, quotas={"b": "4.."}, **given).indices.tolist() == [0, 1, 8, 9, 10, 11]
+    assert select(G, "in2core", 0.5, quotas={"a": "..3"}, **given).indices.tolist() == [0, 1, 2, 8, 9, 10]
+    forced = select(G, "in2core", 0.5, quotas={"b": "4.."}, include=[19], **given)
+    assert forced.indices.tolist() == [19, 0, 1, 8, 9, 10]
+    with pytest.raises(BudgetError, match="at least 7 rows, the budget is 6; the budget is a share of the proponents"):
+        select(G, "in2core", 0.5, quotas={"a": "7.."}, **given)

@@ -7,7 +7,7 @@ import pytest
 from spicerack.selectors import get_selector
 from spicerack.selectors.registry import BUILT_IN
 from spicerack.training.lead import LeadOptions
-from spicerack.training.options import TrainerOptions
+from spicerack.training.options import ProxyOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,7 +22,7 @@ def test_a_method_has_a_page(name):
 
 def test_lead_has_a_page():
     page = (DOCS / "methods" / "lead.md").read_text(encoding="utf-8")
-    own = set(LeadOptions.model_fields) - set(TrainerOptions.model_fields)
+    own = set(LeadOptions.model_fields) - set(ProxyOptions.model_fields)
     assert not [option for option in own if f"`{option}`" not in page]
 
 

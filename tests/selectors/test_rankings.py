@@ -80,7 +80,7 @@ def test_a_missing_column_says_how_to_get_it(tmp_path, write_features):
     with pytest.raises(ConfigurationError, match="reads the column 'ifd', which an array does not have"):
         select(G, "ifd", 3)
     store = write_features(tmp_path / "s", {"embedding": G})
-    with pytest.raises(ConfigurationError, match=r"reads the column 'ifd'.*spicerack features"):
+    with pytest.raises(ConfigurationError, match=r"column 'ifd' is asked for.*spicerack features"):
         select(store, "ifd", 3)
 
 

@@ -100,6 +100,41 @@ def test_transductive_minimizes_the_variance_in_the_target_directions(G, own):
     assert selection.trace["gain"].sum() == pytest.approx((np.trace(C) - min(variance)) / rows, rel=1e-9)
 
 
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("schedule", ["global", "pools"])
+def test_transductive_picks_do_not_depend_on_the_scale_of_the_rows(G, own, schedule):
+    target = None if own else np.random.default_rng(3).standard_normal((4, 6))
+    options = {"objective": "transductive", "penalty": 0.5, "schedule": schedule, "pool_size": 40, "pool_picks": 10}
+
+    def picks(factor, **unit):
+        goal = None if target is None else factor * target
+        return select(factor * G, budget=20, target=goal, **options, **unit)
+
+    selection = picks(1.0)
+    assert selection.manifest["findings"]["penalty_effect"]["changed_picks"] > 0
+    for factor in (0.1, 10.0):
+        np.testing.assert_array_equal(picks(factor).indices, selection.indices)
+    absolute = [picks(factor, penalty_unit="information").indices.tolist() for factor in (0.1, 10.0)]
+    assert absolute[0] != absolute[1]
+
+
+def test_the_unit_of_the_penalty_goes_with_the_objective(G):
+    def told(**options):
+        selection = select(G, budget=9, **options)
+        names = [choice["name"] for choice in selection.manifest["choices"]]
+        return selection.manifest["options"]["penalty_unit"], "penalty_unit" in names
+
+    assert told() == ("information", False)
+    assert told(objective="transductive") == ("gain", True)
+    assert told(objective="transductive", penalty=0.0) == ("gain", False)
+    assert told(objective="transductive", penalty_unit="information") == ("information", False)
+    paper, given = select(G, budget=30, penalty=2.0), select(G, budget=30, penalty=2.0, penalty_unit="information")
+    np.testing.assert_array_equal(paper.indices, given.indices)
+    np.testing.assert_array_equal(paper.scores, given.scores)
+    assert paper.certificate == given.certificate
+    assert paper.certificate.greedy_factor is not None
+
+
 def test_stop_ratio_compares_gains_with_the_first(G):
     whole = select(G, budget=80)
     stopped = select(G, budget=80, stop_ratio=0.5)

@@ -66,8 +66,36 @@ def test_rows_above_a_value_are_never_picked_whatever_their_group(planted):
         spicerack.select(X, "random", 5, trim_groups=["a"] * 20)
     with pytest.raises(spicerack.SpicerackError, match=r"trim_above=nan, expected a number"):
         spicerack.select(X, "random", 5, trim_above=np.nan, columns=columns)
-    with pytest.raises(spicerack.SpicerackError, match=r"trim leaves no row: 20 rows .*; give a higher trim_above"):
+    with pytest.raises(
+        spicerack.SpicerackError, match=r"trim_above leaves no row: 20 rows .*; give another trim_above"
+    ):
         spicerack.select(X, "random", 5, trim_above=-1.0, columns={"loss_mean": np.arange(20.0)})
+
+
+def test_forced_rows_are_not_counted_as_left_out(planted):
+    X, _ = planted(n=10)
+    values = {"columns": {"loss_mean": -np.arange(10.0)}, "include": [0]}
+    for given, name in (({"trim": 0.3, "trim_groups": ["a"] * 10}, "trim"), ({"trim_above": -2.5}, "trim_above")):
+        chosen = spicerack.select(X, "random", 1.0, **given, **values)
+        choice = next(choice for choice in chosen.manifest["choices"] if choice["name"] == name)
+        assert choice["reason"].startswith("2 rows ")
+        assert chosen.excluded["index"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.29, 0.57, 0.58])
+def test_a_share_of_a_hundred_rows_is_that_many(planted, share):
+    """0.29 * 100 is 28.999999999999996 in float64."""
+    X, _ = planted(n=100)
+    given = {"trim": share, "trim_groups": ["a"] * 100, "columns": {"loss_mean": np.arange(100.0)}}
+    assert len(spicerack.select(X, "random", 1.0, **given).indices) == 100 - round(100 * share)
+
+
+@pytest.mark.parametrize("given", [{"quotas": "proportional", "groups": "clusters:2"}, {"trim": 0.2}])
+def test_clusters_are_of_gradients_and_a_store_without_them_is_refused(given, tmp_path, write_features):
+    rows = np.random.default_rng(0).standard_normal((20, 4))
+    store = write_features(tmp_path / "s", {"embedding": rows}, columns=[("loss_mean", np.arange(20.0))])
+    with pytest.raises(spicerack.SpicerackError, match=r"no array 'gradient' .*take gradients with"):
+        spicerack.select(store, "k_center", 5, rows_from="embeddings", **given)
 
 
 def test_rows_left_by_a_trim_stand_for_the_whole_of_their_group(planted):

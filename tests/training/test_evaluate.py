@@ -3,12 +3,14 @@
 import json
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import peft
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from spicerack.config import DataConfig, LabelConfig
 from spicerack.data.labels import Encoded, Labeler
@@ -19,7 +21,7 @@ from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
 from spicerack.training.answers import greedy_answers, normalize, question_of
 from spicerack.training.evaluate import evaluate, group_names
 from spicerack.training.losses import loss_sums
-from spicerack.training.options import EvaluateConfig
+from spicerack.training.options import EvaluateConfig, make_options
 from spicerack.training.samples import LabeledRows, label_rows
 
 LENGTHS = [5, 9, 7, 30, 8, 2, 7, 9, 10, 11]
@@ -116,9 +118,9 @@ def test_groups_come_from_a_column():
     rows = [{"instruction": "a", "output": "b", "task": "x"}, {"instruction": "c", "output": "d", "task": 7}]
     labeler = Labeler(tiny_tokenizer(), LabelConfig())
     pool = load_pool(rows, DataConfig())
-    assert group_names(pool, label_rows(pool, labeler), "task") == ["x", "7"]
+    assert group_names(pool, label_rows(pool, labeler).rows, "task") == ["x", "7"]
     with pytest.raises(DataError, match="has no 'capability'"):
-        group_names(pool, label_rows(pool, labeler), "capability")
+        group_names(pool, label_rows(pool, labeler).rows, "capability")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -137,6 +139,27 @@ def test_greedy_answers_are_the_plain_loop(architecture):
             ids.append(best)
         assert answer == loaded.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
     assert greedy_answers(loaded, prompts, max_new_tokens=6, tokens_per_batch=1) == together
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_a_model_says_of_its_own_generation_plays_no_part(adapted):
+    loaded = loaded_model()
+    if adapted:
+        loaded = replace(loaded, model=peft.get_peft_model(loaded.model, peft.LoraConfig(r=2)).eval())
+    prompts = [np.arange(4, 12, dtype=np.int32), np.full(9, 7, dtype=np.int32)]
+    plain = greedy_answers(loaded, prompts, max_new_tokens=8, tokens_per_batch=100)
+    own = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, num_beams=3, min_new_tokens=4)
+    loaded.model.generation_config = own
+    if adapted:
+        loaded.model.get_base_model().generation_config = own
+    assert greedy_answers(loaded, prompts, max_new_tokens=8, tokens_per_batch=100) == plain
+    assert loaded.model.generation_config is own
+
+
+def test_answers_that_would_be_cut_off_are_refused():
+    with pytest.raises(ConfigurationError, match=r"max_new_tokens=48 cuts answers off .* max_answer_tokens=128"):
+        make_options(EvaluateConfig, {"exact_match": True, "max_answer_tokens": 128})
+    make_options(EvaluateConfig, {"max_answer_tokens": 128})
 
 
 def test_exact_match_of_a_model_that_has_learned_the_answers(tmp_path):

@@ -7,7 +7,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from spicerack.errors import ConfigurationError, DataError, ModelError, StoreLockedError, StoreMismatchError
+from spicerack.errors import (
+    ConfigurationError,
+    DataError,
+    ModelError,
+    OutputError,
+    StoreLockedError,
+    StoreMismatchError,
+)
 from spicerack.models.loading import LoadedModel
 from spicerack.store.locks import alone
 from spicerack.testing import random_samples, tiny_model, tiny_tokenizer
@@ -200,6 +207,14 @@ def test_other_settings_in_the_folder_are_refused(data, tmp_path):
     finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1}), tmp_path)
     with pytest.raises(StoreMismatchError, match=r"options\.learning_rate was 0\.005, now 0\.001; give another"):
         finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1, "learning_rate": 1e-3}), tmp_path)
+
+
+@pytest.mark.parametrize(("key", "there"), [("method", "a selection"), ("format_version", "a gradient store")])
+def test_the_folder_of_something_else_is_refused(data, tmp_path, key, there):
+    (tmp_path / "manifest.json").write_text(f'{{"{key}": 1}}')
+    with pytest.raises(OutputError, match=f"holds {there}"):
+        finetune(data, loaded_model(), LORA, tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == f'{{"{key}": 1}}'
 
 
 def test_a_folder_where_another_trains_is_refused(data, tmp_path):

@@ -152,3 +152,21 @@ def test_a_gradient_that_is_no_longer_finite_is_never_picked(settings, tmp_path,
     assert not np.isin(found.excluded["index"], found.indices).any()
     assert np.isfinite(found.trace["loss"]).all()
     assert np.isnan(found.scores).sum() == 4
+
+
+def test_fewer_picks_than_asked_for_are_said(settings, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from spicerack.training.proxy import Proxy
+
+    measure = Proxy.measure
+
+    def after_a_step(self, samples):
+        measured = measure(self, samples)
+        return replace(measured, rows=measured.rows * np.nan) if self.steps else measured
+
+    monkeypatch.setattr(Proxy, "measure", after_a_step)
+    selection = spicerack.run({**settings, "output_dir": str(tmp_path)}).selection
+    (choice,) = [choice for choice in selection.manifest["choices"] if choice["name"] == "picks"]
+    assert choice["value"] == selection.indices.size < 12
+    assert choice["reason"].startswith("the budget asks for 12, and ")

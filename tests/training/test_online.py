@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 import spicerack
 from spicerack.config import GradientConfig
-from spicerack.errors import ConfigurationError, StoreLockedError, StoreMismatchError
+from spicerack.errors import ConfigurationError, StoreLockedError, StoreMismatchError, UnknownNameError
 from spicerack.information import Room
 from spicerack.models.loading import LoadedModel
 from spicerack.testing import random_samples, tiny_model
@@ -196,6 +196,17 @@ def test_a_gradient_that_is_not_finite_is_not_picked(samples):
     assert 8 not in found.indices
 
 
+def test_a_proxy_that_is_lost_ends_the_walk(samples):
+    """Steps that are far too long leave no loss finite; nothing is picked by what is left."""
+    options = OPTIONS.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 0.0})
+    with pytest.raises(ConfigurationError, match=r"lost in training: after 1 steps at a learning rate of 1e\+30"):
+        walk(lambda i: samples[i], make_proxy(options), options, room())
+    proxy = make_proxy(options)
+    proxy.step(samples[:3])
+    with pytest.raises(ConfigurationError, match="lost in training: after 1 steps"):
+        proxy.step(samples[3:6])
+
+
 def test_the_model_is_given_back(samples):
     model = tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -276,6 +287,15 @@ def test_two_walks_in_one_folder_are_refused(tiny_folder, tiny_pool, tmp_path):
         pytest.raises(StoreLockedError, match="another process is writing"),
     ):
         spicerack.run({**given, "output_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize("method", ["lead", "spice"])
+@pytest.mark.parametrize("name", ["bf16", "num_train_epochs", "gradient_accumulation_steps", "gradient_checkpointing"])
+def test_options_of_a_trainer_that_a_proxy_does_not_have_are_refused(tiny_folder, tiny_pool, tmp_path, method, name):
+    given = {"data": {"pool": str(tiny_pool)}, "model": {"model_name_or_path": str(tiny_folder)}}
+    selection = {"method": method, "budget": 4, name: 1, **({"schedule": "online"} if method == "spice" else {})}
+    with pytest.raises(UnknownNameError, match=f"option '{name}'"):
+        spicerack.run({**given, "selection": selection, "output_dir": str(tmp_path)})
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "optimizer_state"])

@@ -193,7 +193,9 @@ def _sizes(text: str | None, count: int) -> list[int]:
         return default_sizes(count)
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 0 <= int(word) <= count for word in words):
-        raise ConfigurationError(f"sizes={text!r}, expected set sizes from 0 to {count}, as in 1,10,{count}")
+        raise ConfigurationError(
+            f"sizes={text!r}, expected whole numbers from 0 to {count} between commas, as in 1,{count}"
+        )
     return sorted({int(word) for word in words})
 
 

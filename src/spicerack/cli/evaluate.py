@@ -55,7 +55,7 @@ def evaluate(
     pool = load_pool(data, config.data)
     loaded = load_model(section.model_name_or_path, section)
     rows = label_rows(pool, Labeler(loaded.tokenizer, config.labels, chat_template=section.chat_template))
-    groups = group_names(pool, rows, wanted.by) if wanted.by else None
+    groups = group_names(pool, rows.rows.tolist(), wanted.by) if wanted.by else None
     print_choices([*choices, *loaded.choices])
     with progress_display() as progress:
         done = measure(rows, loaded, wanted, groups=groups, progress=progress)

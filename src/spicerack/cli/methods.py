@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,8 @@ def methods(
     known = {method.name: method for method in spicerack.methods()}
     if name is not None:
         _print_method(known[name])
+        if name == "spice":
+            _print_online(known[name].options)
     else:
         _print_table(list(known.values()))
 
@@ -87,11 +90,18 @@ def _print_in_the_loop(name: str) -> None:
     _print_options(LeadOptions)
 
 
-def _print_options(options: type[BaseModel]) -> None:
+def _print_online(others: type[BaseModel]) -> None:
+    """What `--schedule online` has beside the method's own options."""
+    from spicerack.training.online import OnlineOptions
+
+    _print_options(OnlineOptions, "options of --schedule online, of `spicerack run`", without=others.model_fields)
+
+
+def _print_options(options: type[BaseModel], title: str = "options", without: Container[str] = ()) -> None:
     from spicerack.cli.console import console
 
-    fields = options.model_fields
-    console.print("options" if fields else "it has no options", style="bold")
+    fields = {name: field for name, field in options.model_fields.items() if name not in without}
+    console.print(title if fields else "it has no options", style="bold", markup=False)
     for option, field in fields.items():
         flag = "--" + option.replace("_", "-")
         console.print(f"  {flag:<22} {_described(field)}", markup=False)

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from spicerack.cli.repeated import read_several, takes_several
-from spicerack.config import SECTIONS
+from spicerack.config import SECTIONS, read_value
 from spicerack.errors import ConfigurationError
 
 SHORT = {"model_name_or_path": "--model", "adapter_name_or_path": "--adapter", "output_dir": "--output"}
 ELSEWHERE = {"pool"}  # the positional argument
+NONE = "none"
 METHOD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -51,7 +51,8 @@ def configured(
         def wrapper(*args: Any, **kwargs: Any) -> None:
             given = {name: value for name in first if (value := kwargs.pop(name)) not in (None, [])}
             options = {name: read_several(several[name], _flag(name), value) for name, value in given.items()}
-            command(*args, options=options, **kwargs)
+            words = {name: None for name, value in given.items() if may_be_none(fields[name]) and value == NONE}
+            command(*args, options=options | words, **kwargs)
 
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
@@ -69,6 +70,8 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
     flag = _flag(name)
     flags = [SHORT[name], flag] if name in SHORT else [flag]
     kind: Any = list[str] if takes_several(field.annotation) else _plain_type(field.annotation)
+    if may_be_none(field):
+        kind = str  # the configuration reads its number
     if kind is bool:
         flags = [f"{flag}/--no-{flag[2:]}"]
     shown = "" if field.default in (None, []) else f"(default: {field.default})"
@@ -82,6 +85,11 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
         default=None,
         annotation=Annotated[Union[kind, None], option],  # noqa: UP007
     )
+
+
+def may_be_none(field: FieldInfo) -> bool:
+    """Whether `none` says something that leaving the option out does not."""
+    return field.default is not None and type(None) in get_args(field.annotation)
 
 
 def _flag(name: str) -> str:
@@ -119,9 +127,9 @@ def method_options(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")
         if equals:
-            options[name] = yaml.safe_load(text)
+            options[name] = read_value(text, word.partition("=")[0])
         elif words and not words[0].startswith("--"):
-            options[name] = yaml.safe_load(words.pop(0))
+            options[name] = read_value(words.pop(0), word)
         elif name.startswith("no_"):
             options[name.removeprefix("no_")] = False
         else:

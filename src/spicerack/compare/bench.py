@@ -19,8 +19,10 @@ import numpy as np
 
 from spicerack.compare.plan import BASE, Cell
 from spicerack.config import RunConfig
+from spicerack.errors import StoreMismatchError
 from spicerack.store.files import write_json
 from spicerack.store.read_back import read_json
+from spicerack.store.settings import differences
 from spicerack.training.options import EvaluateConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from spicerack.training.samples import LabeledRows
 
 RESULT_FILE = "result.json"
+MODEL_FILE = "model.json"
 SAMPLES = Path("evaluation") / "samples.parquet"
 
 
@@ -88,7 +91,8 @@ class Bench:
 
         pool, by = load_test(self.spec), self.spec.measures.by
         rows = label_rows(pool, self._labeler)
-        return rows, group_names(pool, rows, by) if by else None
+        rows.check_fits(self._model().model)
+        return rows, group_names(pool, rows.rows.tolist(), by) if by else None
 
     def run(self, cell: Cell, indices: np.ndarray) -> dict[str, Any]:
         """Train on pool rows and measure, or read what was found before.
@@ -105,8 +109,8 @@ class Bench:
         folder = self.spec.folder(cell)
         if (before := read_result(folder)) is not None:
             return before
-        trained = None if cell.method.name == BASE else self._train(cell, indices, folder / "train")
         rows, groups = self._test
+        trained = None if cell.method.name == BASE else self._train(cell, indices, folder / "train")
         loaded = self._model() if trained is None else trained.loaded
         evaluation = evaluate(rows, loaded, self.spec.measures, groups=groups)
         (folder / SAMPLES).parent.mkdir(parents=True, exist_ok=True)
@@ -135,11 +139,32 @@ class Bench:
         return finetune(data, loaded, self._recipe.model_copy(update={"seed": cell.seed}), folder)
 
     def _model(self) -> LoadedModel:
+        """The model itself: an adapter is for the gradients."""
         from spicerack.training.finetune import load_for_training
 
         if self._loaded is None:
-            self._loaded, self._recipe = load_for_training(self.spec.config, self.spec.recipe)
+            config = self.spec.config
+            section = config.model.model_copy(update={"adapter_name_or_path": None})
+            config = config.model_copy(update={"model": section})
+            self._loaded, self._recipe = load_for_training(config, self.spec.recipe)
+            self._check_same(self._loaded)
         return self._loaded
+
+    def _check_same(self, loaded: LoadedModel) -> None:
+        """Find out whether the model is the one, and its template the one, that the finished cells began with."""
+        from spicerack.data.labels import Labeler
+
+        config = self.spec.config
+        rule = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template).rule()
+        found, path = {"weights": loaded.fingerprint(), "label_rule": rule}, config.output_dir / MODEL_FILE
+        if path.is_file() and any((config.output_dir / "cells").glob(f"*/*/*/{RESULT_FILE}")):
+            if other := differences(read_json(path, "delete it"), found):
+                raise StoreMismatchError(
+                    f"the cells of {config.output_dir} began with another model, or other labels, by the same name: "
+                    f"{other}; give the comparison another output folder"
+                )
+        else:
+            write_json(path, found)
 
     def _take_back(self, trained: Trained) -> None:
         """The model as it was: adapters come off; where all weights were trained, the next cell reads them again."""

@@ -6,6 +6,7 @@ settings.json      what all cells share; another comparison in the folder is ref
 gradients/         the store, unless one is given; target/ likewise
 selections/        what every method picked, as a run leaves it
 cells/             a folder a cell (bench.py)
+model.json         weights and label rule that the cells began with: a model trained on in place is another
 cost.json          seconds of the passes
 results.json, results.parquet
 
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.compare.bench import RESULT_FILE, Spec, load_test, read_result
-from spicerack.compare.inputs import Preparation, target_section
+from spicerack.compare.inputs import Preparation, reads_target, target_section
 from spicerack.compare.intervals import Bootstrap
+from spicerack.compare.origins import check_origins, origin_of, target_content
 from spicerack.compare.outcomes import Cells, Outcome, PoolFacts, read_flags
 from spicerack.compare.plan import Budget, Cell, Method, make_cells
 from spicerack.compare.results import RESULTS_FILE, summarize
@@ -30,7 +32,7 @@ from spicerack.compare.same_picks import copy_result, share
 from spicerack.compare.selections import Picked, Selections, check_methods, resolve_budgets
 from spicerack.compare.table import TABLE_FILE, Elsewhere, write_cells
 from spicerack.compare.workers import run_cells
-from spicerack.errors import ConfigurationError, DataError
+from spicerack.errors import ConfigurationError
 from spicerack.selectors.budget import BudgetLike, parse_budget
 from spicerack.store.files import write_json
 from spicerack.store.layout import read_manifest
@@ -119,8 +121,10 @@ def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watch
     there = Elsewhere.read(comparison.also, settings, comparison.methods)
     for line in there.lines:
         watcher.say(line)
+    goal = target_content(comparison.target, spec.config) if any(map(reads_target, comparison.methods)) else None
+    check_origins(there.outcomes, {method.label: origin_of(method, None, goal) for method in comparison.methods})
     methods = tuple(method for method in comparison.methods if _is_needed(method, comparison, there))
-    here = _here(replace(comparison, methods=methods), pool, there, watcher) if methods else None
+    here = _here(replace(comparison, methods=methods), pool, there, goal, watcher) if methods else None
     own = here.outcomes if here else ()
     others = there.without(outcome.cell for outcome in own)
     outcomes = sorted([*others, *own], key=lambda outcome: outcome.cell.seed)
@@ -148,7 +152,7 @@ def _is_needed(method: Method, comparison: Comparison, there: Elsewhere) -> bool
     return not comparison.finished and not all(cell in there for cell in cells)
 
 
-def _here(comparison: Comparison, pool: Pool, there: Elsewhere, watcher: Watcher) -> Cells:
+def _here(comparison: Comparison, pool: Pool, there: Elsewhere, goal: str | None, watcher: Watcher) -> Cells:
     """Cells of this folder: passes, selections, and the trainings that are missing here and elsewhere."""
     spec, config = comparison.spec, comparison.spec.config
     inputs = Preparation(config, watcher.progress).run(
@@ -161,6 +165,10 @@ def _here(comparison: Comparison, pool: Pool, there: Elsewhere, watcher: Watcher
     )
     for choice in inputs.choices:
         watcher.say(f"{choice.name} = {choice.value}  ({choice.reason})")
+    if config.model.adapter_name_or_path is not None:
+        watcher.say("adapter = none in the cells  (it is for the gradients; training begins with the model)")
+    origins = {method.label: origin_of(method, inputs.store, goal) for method in comparison.methods}
+    check_origins(there.outcomes, origins)
     cells = make_cells(comparison.methods, resolve_budgets(comparison.budgets, inputs.store), comparison.seeds)
     facts = PoolFacts.of(pool, inputs.store, comparison.flag_column)
     done = [cell for cell in cells if read_result(spec.folder(cell)) is not None]
@@ -171,7 +179,10 @@ def _here(comparison: Comparison, pool: Pool, there: Elsewhere, watcher: Watcher
     picks = [chosen.of(cell) for cell in cells]
     if not comparison.finished:
         _run_missing(comparison, list(zip(cells, picks, strict=True)), watcher)
-    outcomes = [Outcome.read(cell, picked, spec.folder(cell), facts) for cell, picked in zip(cells, picks, strict=True)]
+    outcomes = [
+        Outcome.read(cell, picked, spec.folder(cell), facts, origins[cell.method.label])
+        for cell, picked in zip(cells, picks, strict=True)
+    ]
     return Cells(outcomes, facts.of_all(), inputs.seconds)
 
 
@@ -183,14 +194,16 @@ def _begun(folder: Path, section: str) -> bool:
 
 
 def _check_named(comparison: Comparison, pool: Pool, test: Pool) -> None:
-    """Find out before the pass, and before anything is written, whether the columns and the target exist."""
+    """Find out before the pass, and before anything is written, whether held-out rows, columns and target are there."""
     from spicerack.data.records import load_pool
+    from spicerack.training.evaluate import group_names
 
     if comparison.flag_column is not None:
         read_flags(pool, comparison.flag_column)
-    by = comparison.spec.measures.by
-    if by and all(test.source[i].get(by) is None for i in range(len(test))):
-        raise DataError(f"no row of {test.source.name} has {by!r}, which by= names; found {', '.join(test.source[0])}")
+    for i in range(len(test)):
+        test.sample(i)
+    if by := comparison.spec.measures.by:
+        group_names(test, range(len(test)), by)
     target = comparison.target
     if target is not None and read_manifest(Path(target)) is None:
         load_pool(str(target), target_section(comparison.spec.config))

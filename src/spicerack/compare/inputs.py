@@ -100,6 +100,11 @@ class Preparation:
                     f"{len(pool)} here, other ids, or other content; name the file that it was made from, or give the "
                     "comparison another output folder"
                 )
+            if opened.column("source").tolist() != list(pool.sources):
+                raise DataError(
+                    f"{folder} names the sources of {pool.source.name} by another column than this comparison does; "
+                    "give --source-column as when it was made, or the comparison another output folder"
+                )
             return opened
         gradient_pass: GradientPass | CheckpointPasses
         if self.config.gradients.checkpoints is not None:

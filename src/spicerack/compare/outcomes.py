@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spicerack.compare.bench import SAMPLES, read_result
+from spicerack.compare.bench import SAMPLES, of_the_cell, read_result
 from spicerack.compare.plan import Cell
 from spicerack.errors import DataError
 from spicerack.store.read_back import read_table
@@ -82,6 +82,7 @@ class Outcome:
         picks: these rows, (s,) int64, in the order picked.
         losses: of every held-out row, (m,) float64, in nats.
         groups: the group of every held-out row, (m,); None where nothing is grouped.
+        origin: whose gradients and which target the picks were made by, see `origins`; None in older tables.
     """
 
     cell: Cell
@@ -90,15 +91,19 @@ class Outcome:
     picks: np.ndarray
     losses: np.ndarray
     groups: tuple[str, ...] | None
+    origin: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, cell: Cell, picked: Picked, folder: Path, facts: PoolFacts) -> Outcome:
+    def read(
+        cls, cell: Cell, picked: Picked, folder: Path, facts: PoolFacts, origin: Mapping[str, Any] | None = None
+    ) -> Outcome:
         """From the cell's folder and its selection."""
         table = read_table(folder / SAMPLES, "delete the cell's folder, and compare again: that cell alone is run anew")
         groups = tuple(table.column("group").to_pylist()) if "group" in table.column_names else None
         selection = {**facts.of_rows(picked.indices), "seconds": picked.seconds}
         losses = table.column("loss").to_numpy()
-        return cls(cell, read_result(folder) or {}, selection, picked.indices, losses, groups)
+        result = {**(read_result(folder) or {}), **of_the_cell(cell)}  # its budget in the words of this comparison
+        return cls(cell, result, selection, picked.indices, losses, groups, origin)
 
 
 @dataclass(frozen=True)

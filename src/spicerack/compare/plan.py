@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from spicerack.config import read_value
 from spicerack.errors import ConfigurationError
 
 FULL, BASE = "full", "none"
@@ -156,7 +155,8 @@ def _method(spec: str) -> Method:
         name, equals, value = piece.partition("=")
         if not equals:
             raise ConfigurationError(f"cannot read {piece!r} in the method {spec!r}; expected option=value")
-        options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        option = name.strip().replace("-", "_")
+        options[option] = read_value(value, option)
     name = match["name"].strip()
     return Method((match["label"] or _label(name, options)).strip(), name, options)
 

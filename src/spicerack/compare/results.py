@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,7 @@ def summarize(
     summary = []
     for (label, budget), members in series.items():
         own, control = losses[label, budget], controls.get(budget)
-        against = None if control is None or control is own else asdict(bootstrap.difference(own, control))
-        summary.append({**_series(members, own, bootstrap), "versus_random": against})
+        summary.append({**_series(members, own, bootstrap), "versus_random": _against(own, control, bootstrap)})
     return {
         **about,
         "pool": dict(pool),
@@ -53,18 +53,25 @@ def summarize(
 
 
 def overlaps(series: Mapping[tuple[str, str | None], Sequence[Outcome]]) -> dict[str, dict[str, Any]]:
-    """For every budget the mean over seeds of the Jaccard index of two methods' picks; a method with itself: over
-    pairs of its own seeds.
+    """For every budget the mean of the Jaccard index of two methods' picks, over the seeds that both have; of a method
+    with itself over pairs of its own seeds.
     """
     found: dict[str, dict[str, Any]] = {}
     for budget in dict.fromkeys(budget for _, budget in series if budget is not None):
         labels = [label for label, other in series if other == budget]
-        picks = [[outcome.picks for outcome in series[label, budget]] for label in labels]
+        picks = [{outcome.cell.seed: outcome.picks for outcome in series[label, budget]} for label in labels]
         matrix = [
             [_mean_jaccard(picks[i], picks[j], same=i == j) for j in range(len(labels))] for i in range(len(labels))
         ]
         found[budget] = {"labels": labels, "jaccard": matrix}
     return found
+
+
+def _against(own: Losses, control: Losses | None, bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """The difference from random with its interval, and the fewest seeds that either has."""
+    if control is None or control is own:
+        return None
+    return {**asdict(bootstrap.difference(own, control)), "seeds": min(len(own.values), len(control.values))}
 
 
 def _losses(members: Sequence[Outcome]) -> Losses:
@@ -113,9 +120,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def _mean_jaccard(first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, same: bool) -> float | None:
+def _mean_jaccard(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray], *, same: bool) -> float | None:
     if same:
-        pairs = [(a, b) for at, a in enumerate(first) for b in first[at + 1 :]]
+        pairs = list(combinations(first.values(), 2))
     else:
-        pairs = list(zip(first, second, strict=False))
+        pairs = [(picks, second[seed]) for seed, picks in first.items() if seed in second]
     return _mean([len(np.intersect1d(a, b)) / len(np.union1d(a, b)) for a, b in pairs])

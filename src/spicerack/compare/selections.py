@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from spicerack.store.reader import GradientStore
 
 RECORD_FILE = "selection.json"
+NOT_A_METHODS = {
+    "budget": "--budgets has them for all methods",
+    "seed": "--seeds has them for all methods",
+    "method": "it is what stands before the colon",
+    "gradients": "--store names a store of the pool",
+    **dict.fromkeys(("tokens", "columns", "target_groups"), "leave it out"),
+}
+"""Arguments of `spicerack.select` that the comparison gives, and where they come from."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,9 @@ def check_methods(methods: Sequence[Method], *, has_target: bool) -> None:
             if method.options:
                 raise ConfigurationError(f"{method.name!r} selects nothing and has no options; leave them out")
             continue
+        for option, instead in NOT_A_METHODS.items():
+            if option in method.options:
+                raise ConfigurationError(f"{method.label}: {option} is no option of a method here; {instead}")
         wants = method.options.get(WITH_TARGET, False)
         if not isinstance(wants, bool):
             raise ConfigurationError(f"{method.label}: {WITH_TARGET}={wants!r}, expected true or false")

@@ -3,8 +3,8 @@ together.
 
 Columns: label, method, options (JSON), budget, seed; loss, exact_match, `loss of GROUP`; samples, tokens,
 trained_tokens, flagged, `samples of SOURCE`; seconds and steps, trained_as (the cell of the same picks whose training
-this is); picks (pool rows in the order picked) and losses (of every held-out row). The file's metadata hold the
-settings that all cells share, and the groups of the held-out rows.
+this is), origin (JSON, see `origins`); picks (pool rows in the order picked) and losses (of every held-out row). The
+file's metadata hold the settings that all cells share, and the groups of the held-out rows.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     row |= {f"{LOSS_OF}{name}": value for name, value in result["groups"].items()}
     row |= {f"{SAMPLES_OF}{name}": count for name, count in selection["mix"].items()}
     row |= {"trained_as": result.get("trained_as")}
+    row |= {"origin": None if outcome.origin is None else json.dumps(outcome.origin, sort_keys=True)}
     return row | {"picks": outcome.picks.tolist(), "losses": outcome.losses.tolist()}
 
 
@@ -158,7 +159,9 @@ def _outcome(row: Mapping[str, Any], groups: tuple[str, ...] | None) -> Outcome:
     selection = {name: row[name] for name in OF_THE_PICKS} | {"seconds": row["selection_seconds"]}
     selection |= {"mix": part(SAMPLES_OF)}
     picks = np.asarray(row["picks"], dtype=np.int64)
-    return Outcome(Cell(method, budget, row["seed"]), result, selection, picks, np.asarray(row["losses"]), groups)
+    origin = None if row.get("origin") is None else json.loads(row["origin"])
+    cell = Cell(method, budget, row["seed"])
+    return Outcome(cell, result, selection, picks, np.asarray(row["losses"]), groups, origin)
 
 
 def _spec(method: Method) -> tuple[str, str]:

@@ -34,7 +34,7 @@ def run_cells(spec: Spec, work: Sequence[Work], *, parallel: int = 1, done: Done
         done: called with every cell that is finished.
     """
     done = done or (lambda cell, result: None)
-    if parallel == 1 or len(work) < 2:
+    if parallel == 1 or not work:
         bench = Bench(spec)
         for cell, indices in work:
             done(cell, bench.run(cell, indices))

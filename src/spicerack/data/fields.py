@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 
 INT32 = np.iinfo(np.int32)
 OUTPUTS = ("output", "response", "completion", "answer")  # what an instruction's answer may be called
+EXTRAS = ("input", "context")  # what the text beside an instruction may be called
 TURNS = ("messages", "conversations", "conversation")  # what a list of turns may be called
 
 
@@ -34,6 +35,11 @@ def need(row: Row, name: str, kind: type, where: str) -> Any:
 def first_present(row: Row, names: tuple[str, ...]) -> str | None:
     """The first of `names` that the row has and that is not null: tables have nulls for what a row does not have."""
     return next((name for name in names if row.get(name) is not None), None)
+
+
+def first_filled(row: Row, names: tuple[str, ...]) -> str | None:
+    """The first of `names` under which the row has something: an empty text counts for none."""
+    return next((name for name in names if row.get(name)), None)
 
 
 def turns_of(row: Row, key: str, where: str) -> list[Any]:
@@ -119,21 +125,20 @@ def tools_of(row: Row, where: str) -> list[Any] | None:
     return tools
 
 
-def tokens_of(row: Row, name: str, where: str, *, lowest: int) -> list[int]:
-    """A list of whole numbers from `lowest` up that fit into 32 bits.
+def tokens_of(row: Row, name: str, where: str, *, ignored: int | None = None) -> list[int]:
+    """A list of whole numbers from 0 up that fit into 32 bits, and of `ignored`.
 
     Raises:
         FormatError: another type, a fraction, a text, or a number out of range.
     """
     values: list[int] = need(row, name, list, where)
-    if not values:
-        return values
     if not all(type(value) is int for value in values):
         odd = next(value for value in values if type(value) is not int)
         raise FormatError(f"{where}: {name} has {odd!r}, a {type(odd).__name__}; expected whole numbers")
-    if min(values) < lowest or max(values) > INT32.max:
-        odd = min(values) if min(values) < lowest else max(values)
-        raise FormatError(f"{where}: {name} has {odd}; expected numbers from {lowest} to {INT32.max}")
+    outside = [value for value in values if not 0 <= value <= INT32.max and value != ignored]
+    if outside:
+        also = "" if ignored is None else f", or {ignored} where no loss is"
+        raise FormatError(f"{where}: {name} has {outside[0]}; expected numbers from 0 to {INT32.max}{also}")
     return values
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from spicerack.data.fields import (
+    EXTRAS,
     OUTPUTS,
     Row,
     as_list,
     clean,
+    first_filled,
     first_present,
     found,
     history_of,
@@ -81,11 +83,11 @@ Sample = Chat | Completion | Text | Tokenized
 
 @dataclass(frozen=True)
 class Format:
-    """A way of writing samples: when a row looks like it, and how it is read."""
+    """A way of writing samples: what of it a row has (nothing where it is of another), and how the row is read."""
 
     name: str
     fields: str
-    recognizes: Callable[[Row], str | None]
+    recognizes: Callable[[Row], tuple[str, ...]]
     convert: Callable[[Row, str], Sample]
 
 
@@ -136,11 +138,12 @@ def detect_format(source: Source) -> Detection:
     sample = [source[i] for i in islice(range(len(source)), DETECTION_ROWS)]
     likely: list[tuple[int, Format]] = []
     for candidate in FORMATS.values():
-        reasons = [candidate.recognizes(row) for row in sample]
-        if all(reasons):
-            return Detection(candidate.name, f"the first {len(sample)} rows have {reasons[0]}")
-        if any(reasons):
-            likely.append((reasons.index(None), candidate))
+        hits = [candidate.recognizes(row) for row in sample]
+        if all(hits):
+            read = ", ".join(dict.fromkeys(chain.from_iterable(hits)))
+            return Detection(candidate.name, f"the first {len(sample)} rows have the fields {read}")
+        if any(hits):
+            likely.append((hits.index(()), candidate))
     if likely:
         odd, candidate = max(likely, key=lambda pair: pair[0])
         raise FormatError(
@@ -156,8 +159,8 @@ def detect_format(source: Source) -> Detection:
 
 
 def _tokenized(row: Row, where: str) -> Sample:
-    ids = tokens_of(row, "input_ids", where, lowest=0)
-    labels = tokens_of(row, "labels", where, lowest=-100)
+    ids = tokens_of(row, "input_ids", where)
+    labels = tokens_of(row, "labels", where, ignored=-100)
     if len(ids) != len(labels):
         raise FormatError(f"{where}: {len(ids)} input_ids but {len(labels)} labels; expected as many")
     mask = row.get("attention_mask")
@@ -192,7 +195,8 @@ def _alpaca(row: Row, where: str) -> Sample:
     output = first_present(row, OUTPUTS)
     if output is None:
         raise FormatError(f"{where}: no {' or '.join(OUTPUTS)}; found {found(row)}")
-    extra = text_of(row.get("input") or "", "input", where)
+    beside = first_filled(row, EXTRAS)
+    extra = text_of(row[beside], beside, where) if beside else ""
     question = {"role": "user", "content": f"{instruction}\n\n{extra}" if extra else instruction}
     answer = {"role": "assistant", "content": need(row, output, str, where)}
     return Chat((*system_of(row, where), *history_of(row, where), question, answer))
@@ -211,31 +215,27 @@ def _plain_text(row: Row, where: str) -> Sample:
     return Text(need(row, "text", str, where))
 
 
-def _has(*names: str | tuple[str, ...]) -> Callable[[Row], str | None]:
-    """Recognize rows that have a field of every name, or of one of several."""
+def _has(*names: str | tuple[str, ...], also: tuple[tuple[str, ...], ...] = ()) -> Callable[[Row], tuple[str, ...]]:
+    """Recognize rows that have a field of every name, or of one of several; those of `also` are read where given."""
 
-    def recognize(row: Row) -> str | None:
-        hits = []
-        for name in names:
-            options = (name,) if isinstance(name, str) else name
-            hit = first_present(row, options)
-            if hit is None:
-                return None
-            hits.append(hit)
-        return f"the fields {', '.join(hits)}"
+    def recognize(row: Row) -> tuple[str, ...]:
+        needed = [first_present(row, (name,) if isinstance(name, str) else name) for name in names]
+        if None in needed:
+            return ()
+        return tuple(filter(None, [*needed, *(first_filled(row, options) for options in also)]))
 
     return recognize
 
 
-def _has_turns(keys: tuple[str, ...], *fields: str) -> Callable[[Row], str | None]:
+def _has_turns(keys: tuple[str, ...], *fields: str) -> Callable[[Row], tuple[str, ...]]:
     """Recognize rows with a list of turns under one of `keys`, each turn with `fields`."""
 
-    def recognize(row: Row) -> str | None:
+    def recognize(row: Row) -> tuple[str, ...]:
         for key in keys:
             turns = as_list(row.get(key))
             if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and set(fields) <= set(turns[0]):
-                return f"{key} of {'/'.join(fields)}"
-        return None
+                return (f"{key} of {'/'.join(fields)}",)
+        return ()
 
     return recognize
 
@@ -251,7 +251,12 @@ FORMATS: dict[str, Format] = {
             _has_turns(("conversations", "conversation"), "from", "value"),
             _sharegpt,
         ),
-        Format("alpaca", f"instruction, {' | '.join(OUTPUTS)}", _has("instruction", OUTPUTS), _alpaca),
+        Format(
+            "alpaca",
+            f"instruction, {' | '.join(OUTPUTS)}, perhaps {' | '.join(EXTRAS)}",
+            _has("instruction", OUTPUTS, also=(EXTRAS, ("system",), ("history",))),
+            _alpaca,
+        ),
         Format("completion", "prompt, completion | response", _has("prompt", ("completion", "response")), _completion),
         Format("text", "text", _has("text"), _plain_text),
     )

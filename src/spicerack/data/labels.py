@@ -20,7 +20,7 @@ import numpy as np
 
 from spicerack.config import LabelConfig
 from spicerack.data.formats import Chat, Completion, Sample, Tokenized
-from spicerack.data.turns import ConversationRenderer, end_of_turn_tokens
+from spicerack.data.turns import TODAY, ConversationRenderer, asks_the_date, end_of_turn_tokens
 from spicerack.data.unicode import writable
 from spicerack.errors import DataError, FormatError, first_line
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 MOST_OF_AN_END = 8  # trained tokens of a response that may be empty
-LABEL_VERSION = 3  # raised when equal settings would give other labels
+LABEL_VERSION = 4  # raised when equal settings would give other labels
 
 Span = tuple[int, int]
 
@@ -49,6 +49,11 @@ class Encoded:
     def trained_tokens(self) -> int:
         """Tokens with a loss."""
         return int((self.labels[1:] != IGNORED).sum())
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id among the tokens and the labels with a loss, -1 where there is no token."""
+        return int(max(self.input_ids.max(initial=-1), self.labels[1:].max(initial=-1)))
 
 
 class Labeler:
@@ -109,12 +114,13 @@ class Labeler:
         return f"{', '.join(parts)} (rule {self.rule_hash()[:16]})"
 
     def rule_hash(self) -> str:
-        """SHA-256 of what fixes the labels: the section, the template, the tokenizer's size and special tokens."""
+        """SHA-256 of what fixes the labels: options, template and date, the tokenizer's size and special tokens."""
         tokenizer = self.tokenizer
         content: dict[str, Any] = {"version": LABEL_VERSION, "config": self.config.model_dump()}
         if tokenizer is not None and self._renderer is not None:
             special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
             content |= {"template": self._renderer.template, "size": len(tokenizer), "special": special}
+            content |= {"today": TODAY.date().isoformat()} if asks_the_date(self._renderer.template) else {}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def says_nothing(self, encoded: Encoded) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from spicerack.config import DataConfig
 from spicerack.data.csv_table import read_csv
-from spicerack.data.fields import OUTPUTS, TURNS
+from spicerack.data.fields import EXTRAS, OUTPUTS, TURNS
 from spicerack.data.json_rows import JsonLines, Records, hash_rows, read_array
 from spicerack.errors import DataError, first_line
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 HUB_ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[\w.-]+|[\w-]+)$")  # a name without an owner has no suffix, or it is a file
-CSV_TEXTS = ("id", "source", "instruction", "input", *OUTPUTS, "prompt", "text", "system", *TURNS)
+CSV_TEXTS = ("id", "source", "instruction", *EXTRAS, *OUTPUTS, "prompt", "text", "system", *TURNS)
 
 
 class Source(Protocol):

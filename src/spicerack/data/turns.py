@@ -6,6 +6,9 @@ Qwen3-Thinking prompt with `<think>`), has no generation prompt, or the conversa
 is rendered again with other words in it: it begins at the first character that differs. A turn ends where the rendering
 of the messages up to it ends. Templates that rewrite earlier turns (Qwen3 drops their thinking blocks) break that: then
 it ends at the first end-of-turn token after its start.
+
+Templates that print today's date print `TODAY` instead: else the tokens, and all that is made of them, would be others
+tomorrow.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from spicerack.errors import DataError
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
 OTHER_WORDS = "\ue000"  # a private-use character: no conversation's words begin with it
+TODAY = datetime(2024, 7, 26)  # what Llama 3.1's template falls back on
+_DIRECTIVES = {f"%{code}": TODAY.strftime(f"%{code}") for code in "aAwdbBmyYHIpMSj"} | {"%-d": "26", "%-m": "7"}
+_WRITTEN = "".join(f" | replace('{directive}', '{text}')" for directive, text in _DIRECTIVES.items())
+# A macro, since transformers makes a text of any function that is passed as a variable. The newline belongs to the tag.
+_STRFTIME_TODAY = f"{{% macro strftime_now(format) %}}{{{{ format{_WRITTEN} }}}}{{% endmacro %}}\n"
 HELP = "give a chat_template with {% generation %} markers, or labels of your own"
 
 
@@ -46,10 +55,10 @@ class ConversationRenderer:
         self.end_tokens = end_of_turn_tokens(tokenizer)
 
     def template_for(self, tools: list[Any] | None) -> str:
-        """The one template of a conversation, with or without tools."""
+        """The one template of a conversation, with or without tools, and with `TODAY` as the date."""
         given = self.template if isinstance(self.template, str) else None
         template: str = self.tokenizer.get_chat_template(given, tools)
-        return template
+        return _STRFTIME_TODAY + template if asks_the_date(template) else template
 
     def marks_generation(self, tools: list[Any] | None) -> bool:
         """Whether the template says itself which part the assistant generated."""
@@ -79,8 +88,8 @@ class ConversationRenderer:
         start = self.start(chat, text, i, where)
         upto = self._render_or_none(chat.messages[: i + 1], chat.tools)
         if upto is not None and text.startswith(upto):
-            return Turn(start, len(upto), self._end(text, start, len(upto)))
-        end = self._end(text, start, len(text))
+            return Turn(start, len(upto), self._closing_end(text, start, len(upto)))
+        end = min(self._ends(text, start, len(text)), default=None)
         if end is None and i + 1 < len(chat.messages):  # what follows is someone else's: never guess
             raise DataError(
                 f"{where}: the chat template rewrites earlier turns and no known end-of-turn token closes message {i}; "
@@ -121,15 +130,27 @@ class ConversationRenderer:
         except Exception:  # templates raise what they like; the callers have another way or an error of their own
             return None
 
-    def _end(self, text: str, start: int, stop: int) -> int | None:
-        """One past the turn's end-of-turn token: the first one that closes it with nothing but space behind."""
-        ends = [
-            place + len(token)
-            for token in self.end_tokens
-            for place in _places(text, token, start, stop)
-            if stop == len(text) or not text[place + len(token) : stop].strip()
-        ]
-        return min(ends) if ends else None
+    def _ends(self, text: str, start: int, stop: int) -> dict[int, str]:
+        """The end-of-turn tokens in a part of the text, by the place behind each."""
+        return {place + len(token): token for token in self.end_tokens for place in _places(text, token, start, stop)}
+
+    def _closing_end(self, text: str, start: int, stop: int) -> int | None:
+        """One past the token that closes a turn with nothing but space behind, or another one (as in Phi-3).
+
+        A turn may hold the same token earlier: behind a part of it (gpt-oss), or in its words.
+        """
+        for end, token in sorted(self._ends(text, start, stop).items()):
+            behind = text[end:stop]
+            for other in self.end_tokens:
+                behind = behind if other == token else behind.replace(other, "")
+            if not behind.strip():
+                return end
+        return None
+
+
+def asks_the_date(template: object) -> bool:
+    """Whether a template, or one of several, prints the date of the day."""
+    return "strftime_now" in str(template)
 
 
 def end_of_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

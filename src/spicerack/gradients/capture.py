@@ -14,7 +14,7 @@ at a time, and let go.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,7 @@ class GradientCapture:
         self._projected_input: tuple[Any, str, Tensor] | None = None
         self._partial: dict[int, Tensor] = {}
         self._calls: Counter[int] = Counter()
-        self._handles: list[Any] = []
-        self._restore: list[Callable[[], None]] = []
+        self._undo = ExitStack()
         if moments is not None and any(block.parameter.experts > 1 for block in projection.blocks):
             raise ModelError("optimizer rows of fused experts are not supported; leave the experts out with parameters")
 
@@ -108,10 +107,16 @@ class GradientCapture:
         return len(uses) > 1 or self.model.get_submodule(uses[0].module) is self.head.module
 
     def __enter__(self) -> GradientCapture:
-        self._mode = ExitStack()
-        self._mode.enter_context(evaluating(self.model))
-        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.requires_grad_(False)
+        with ExitStack() as undo:  # of what was done, if anything below is refused
+            undo.enter_context(evaluating(self.model))
+            undo.callback(_thaw, [p for p in self.model.parameters() if p.requires_grad])
+            self.model.requires_grad_(False)
+            self._hook(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def _hook(self, undo: ExitStack) -> None:
+        """Watch every tracked module."""
         experts: dict[str, dict[str, Block]] = {}
         for index, block in enumerate(self.projection.blocks):
             for use in block.parameter.uses:
@@ -120,23 +125,13 @@ class GradientCapture:
                     experts.setdefault(use.module, {})[block.parameter.name.rpartition(".")[2]] = block
                     continue
                 hook = self._lookup_hook if use.kind == "embedding" else self._linear_hook
-                self._handles.append(module.register_forward_hook(self._bind(hook, index, block, module)))
-        self._restore = [
-            replace_forward(self.model.get_submodule(name), blocks, self._watch_expert)
-            for name, blocks in experts.items()
-        ]
-        return self
+                undo.callback(module.register_forward_hook(self._bind(hook, index, block, module)).remove)
+        for name, blocks in experts.items():
+            undo.callback(replace_forward(self.model.get_submodule(name), blocks, self._watch_expert))
 
     def __exit__(self, *exc_info: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for restore in self._restore:
-            restore()
         self.forget()
-        self._mode.close()
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
+        self._undo.close()
 
     def begin(self, positions: Positions) -> None:
         """Start a batch: clear the sums."""
@@ -301,6 +296,11 @@ class GradientCapture:
         if self.moments is not None:
             direction = self.moments.direction(block.parameter, gradients.div_(self.loss_scale))
             self.directions[rows, block.start : block.stop] = self.projection.sketch_matrix(block, direction)
+
+
+def _thaw(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 def _times(rows: Tensor, side: Tensor | None) -> Tensor:

@@ -78,9 +78,8 @@ def survey(pool: Pool, labeler: Labeler, progress: Progress | None = None) -> Su
     prompts = np.zeros(len(pool), dtype=np.uint64)
     for i in range(len(pool)):
         encoded = labeler.encode(pool.sample(i), where=pool.where(i))
-        ids = encoded.input_ids
-        counts[i, :3] = len(ids), encoded.trained_tokens, encoded.cut_tokens
-        counts[i, 3:] = encoded.missing_end_of_turn, labeler.says_nothing(encoded), ids.max(initial=-1)
+        counts[i, :3] = len(encoded.input_ids), encoded.trained_tokens, encoded.cut_tokens
+        counts[i, 3:] = encoded.missing_end_of_turn, labeler.says_nothing(encoded), encoded.largest_id
         if len(prompt := prompt_of(encoded)):
             prompts[i] = int.from_bytes(blake2b(prompt.tobytes(), digest_size=8).digest(), "little") or 1
         if progress and (i % 256 == 255 or i + 1 == len(pool)):

@@ -6,6 +6,7 @@ rows however many there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,7 +87,7 @@ def sample_rows(blocks: Blocks, usable: BoolArray, most: int, rng: np.random.Gen
 def worst_of_groups(losses: npt.NDArray[Any], labels: IntArray, eligible: BoolArray, share: float) -> IntArray:
     """Rows of the highest losses in their own groups, ascending.
 
-    Of each group it is this share of its eligible rows, rounded down. Of equal losses the later row goes first. A loss
+    Of each group it is `share_of` its eligible rows. Of equal losses the later row goes first. A loss
     that is not finite counts as the highest.
 
     Args:
@@ -100,5 +101,10 @@ def worst_of_groups(losses: npt.NDArray[Any], labels: IntArray, eligible: BoolAr
     for label in np.unique(labels[eligible]):
         members = np.flatnonzero(eligible & (labels == label))
         order = members[np.argsort(finite[members], kind="stable")]
-        worst.append(order[members.size - int(share * members.size) :])
+        worst.append(order[members.size - share_of(members.size, share) :])
     return np.sort(np.concatenate(worst)) if worst else np.zeros(0, dtype=np.int64)
+
+
+def share_of(count: int, share: float) -> int:
+    """A share of so many, rounded down; what float64 loses is not: 0.29 of 100 is 29, though the product is below."""
+    return math.floor(round(share * count, 9))

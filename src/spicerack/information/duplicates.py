@@ -34,7 +34,9 @@ ROUNDING = 1e-6
 RowsAt = Callable[[IntArray], npt.NDArray[np.float32]]
 
 
-def near_duplicates(blocks: Blocks, rows_at: RowsAt, n: int, order: IntArray, cosine: float) -> IntArray:
+def near_duplicates(
+    blocks: Blocks, rows_at: RowsAt, n: int, order: IntArray, cosine: float, *, always: int = 0
+) -> IntArray:
     """The row that each row is a near-duplicate of, (n,); -1 for rows that are none, and for those not in `order`.
 
     Rows are gone through in `order`; one is a near-duplicate if its cosine with a row that was kept before it is at
@@ -46,13 +48,15 @@ def near_duplicates(blocks: Blocks, rows_at: RowsAt, n: int, order: IntArray, co
         n: how many rows there are.
         order: numbers of the rows that count, distinct, (u,).
         cosine: in [0.1, 1]; 1: but for rounding.
+        always: how many rows of `order`, from its beginning, are kept whatever they are like.
     """
     heads = _heads(blocks, n, order)
     found = np.full(n, -1, dtype=np.int64)
     kept = np.empty(order.size, dtype=np.int64)
     kept_heads = np.empty((order.size, heads.shape[1]), dtype=np.float32)
-    count = 0
-    for start in range(0, order.size, ROWS_AT_ONCE):
+    kept[:always], kept_heads[:always] = order[:always], heads[order[:always]]
+    count = always
+    for start in range(always, order.size, ROWS_AT_ONCE):
         rows = order[start : start + ROWS_AT_ONCE]
         for at in range(0, count, KEPT_AT_ONCE):
             part = slice(at, min(at + KEPT_AT_ONCE, count))

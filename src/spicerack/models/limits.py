@@ -22,7 +22,7 @@ def check_fits(model: Any, tokens: Counts, largest: Counts, where: Callable[[int
     Args:
         model: a transformers model.
         tokens: of each sample, (n,).
-        largest: id of each sample's largest token, (n,), -1 where it has none.
+        largest: id of each sample's largest token or label, (n,), -1 where it has none.
         where: names a sample, for the message.
 
     Raises:
@@ -33,8 +33,8 @@ def check_fits(model: Any, tokens: Counts, largest: Counts, where: Callable[[int
     if outside.size:
         i = int(outside[0])
         raise DataError(
-            f"{where(i)}: input_ids has {int(largest[i])}, and the model's vocabulary ends at {vocabulary - 1}; "
-            "expected the ids of its own tokenizer"
+            f"{where(i)}: input_ids or labels have {int(largest[i])}, and the model's vocabulary ends at "
+            f"{vocabulary - 1}; expected the ids of its own tokenizer"
         )
     positions = learned_positions(model)
     if positions is not None and (long := np.flatnonzero(tokens > positions)).size:

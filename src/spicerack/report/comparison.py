@@ -92,7 +92,7 @@ def _tables(
 def _texts(row: Mapping[str, Any], best: bool, groups: Sequence[str], lowest: Mapping[str, float]) -> dict[str, Any]:
     loss, change = row["loss"], row["versus_random"]
     verdict = ""
-    if change and change["low"] is not None and row["seeds"] > 1:  # one seed's interval holds the rows' share alone
+    if change and change["low"] is not None and change.get("seeds", 0) > 1:  # with one it holds the rows' share alone
         verdict = "good" if change["high"] < 0 else "bad" if change["low"] > 0 else ""
     return {
         "label": row["label"],

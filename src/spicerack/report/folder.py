@@ -63,9 +63,12 @@ class RunFolder:
             )
         trace = read_table(path / "trace.parquet", REMEDY)
         cost = path / "cost.json"
+        manifest = read_json(path / "manifest.json", REMEDY)
+        if "method" not in manifest:
+            raise StoreCorruptError(f"{path / 'manifest.json'} is not that of a selection; {REMEDY}")
         return cls(
             path,
-            read_json(path / "manifest.json", REMEDY),
+            manifest,
             load_config(path / "config.yaml"),
             read_table(path / "scores.parquet", REMEDY),
             read_array(path / "indices.npy", REMEDY),

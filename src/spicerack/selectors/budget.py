@@ -63,7 +63,10 @@ def parse_budget(budget: BudgetLike) -> int | float | TokenBudget:
     if isinstance(budget, TokenBudget):
         return budget
     if isinstance(budget, str):
-        return parse_budget(_from_text(budget))
+        parsed = _from_text(budget)
+        if isinstance(parsed, float) and not 0.0 < parsed <= 1.0:
+            raise BudgetError(f"budget {budget!r} is no share of the rows; {LEGAL}")
+        return parse_budget(parsed)
     if _is_whole(budget):
         if budget < 1:
             raise BudgetError(f"budget {int(budget)} picks nothing; {LEGAL}")
@@ -116,7 +119,7 @@ def _from_text(text: str) -> int | float | TokenBudget:
     stripped = text.strip()
     if match := _TOKENS.fullmatch(stripped):
         number = float(match[1].replace(",", "").replace("_", "")) * _SCALE[match[2].lower()]
-        return TokenBudget(int(number))
+        return TokenBudget(math.floor(round(number, 6)))  # 4.1m is a little below 4,100,000 in float64
     try:
         if stripped.endswith("%"):
             return float(stripped[:-1]) / 100.0

@@ -82,7 +82,7 @@ def certificate_of(
     for note in certificate.notes:
         problem.choose("certificate", certificate.method, note)
     greedy_alone = one_run and problem.quotas is None and not problem.forced and isinstance(state, FullFisher)
-    if not greedy_alone or allowed.count is None or options.penalty_unit != "information":
+    if not greedy_alone or allowed.count is None or options.penalty_unit == "gain":
         return certificate
     factor = greedy_factor(result.trace["gain"], result.trace["score"], penalty=options.penalty, count=allowed.count)
     return replace(certificate, greedy_factor=factor)
@@ -128,6 +128,6 @@ def penalty_sentence(findings: Mapping[str, Any]) -> str | None:
     if effect["changed_picks"] == 0:
         return (
             f"the penalty did nothing: the same samples are picked without it (their mean conflict is {mean:.4f}); a "
-            "larger penalty, penalty_unit='gain' or center=True may make it bite"
+            "larger penalty, center=True or (for volume) penalty_unit='gain' may make it bite"
         )
     return f"the penalty changed {effect['changed_picks']:,} picks: mean conflict {mean:.4f}, without it {bare:.4f}"

@@ -39,7 +39,7 @@ def find_near_duplicates(
         rows: the pool's gradients.
         dedup: cosine from which on two rows are near-duplicates.
         eligible: rows that may be picked, (n,); others are compared with none.
-        forced: rows that stay, whatever they are like.
+        forced: rows that stay, whatever they are like; others are compared with each of them.
         values: (n,); of near-duplicates the row of the lowest value stays, of equal ones the first. None: the first.
     """
     gradients = rows.array("gradient")
@@ -50,8 +50,13 @@ def find_near_duplicates(
         gradients.matrix("unit")  # held, it is read a row at a time much faster
     order = np.concatenate([np.asarray(forced, dtype=np.int64), others])
     found = near_duplicates(
-        lambda: gradients.stream("unit"), lambda at: gradients.working(at, "unit"), rows.n, order, dedup
+        lambda: gradients.stream("unit"),
+        lambda at: gradients.working(at, "unit"),
+        rows.n,
+        order,
+        dedup,
+        always=len(forced),
     )
-    out = np.setdiff1d(np.flatnonzero(found >= 0), forced)
+    out = np.flatnonzero(found >= 0)
     reason = f"{out.size} rows are left out: the cosine of their gradient with another row's is at least that"
     return out, Choice("dedup", float(dedup), reason)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spicerack.errors import BudgetError, ConfigurationError
+from spicerack.information.clusters import share_of
 from spicerack.information.matrix import BoolArray, IntArray
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Selector
@@ -24,7 +25,7 @@ from spicerack.selectors.devices import require_device
 from spicerack.selectors.grouping import count_clusters
 from spicerack.selectors.quotas import PROPORTIONAL, QuotaLike, read_quotas
 from spicerack.selectors.reading import check_groups, read_fixed, read_tokens
-from spicerack.selectors.trim import GROUPS, Trim
+from spicerack.selectors.trim import GROUPS, LOSS, Trim
 
 
 class Foreseen:
@@ -129,7 +130,8 @@ def check_foreseen(
         )
     tokens = read_tokens(rows, None, eligible, budget)
     resolved = resolve(budget, eligible, tokens)
-    if trim and resolved.count is not None and resolved.share is None:
+    every = cut.column == LOSS or cut.column in rows.labels  # else only a pass can tell how many rows have a value
+    if trim and every and resolved.count is not None and resolved.share is None:
         _check_left(rows, eligible, forced, resolved.count, trim, trim_groups or GROUPS)
     limits = None
     if quotas is not None and rows.tells(groups):
@@ -146,11 +148,11 @@ def check_foreseen(
 
 def _check_left(rows: Foreseen, eligible: BoolArray, forced: Sequence[int], count: int, trim: float, name: str) -> None:
     """Refuse a number of rows above what a trim leaves, as far as its groups are known."""
-    if clusters := count_clusters(name):  # each rounds its share down
-        trimmed = max(0, ceil(trim * np.count_nonzero(eligible)) - clusters)
+    if clusters := count_clusters(name):  # each rounds its share down, and so do the rows of zeros, if there are any
+        trimmed = max(0, ceil(round(trim * np.count_nonzero(eligible), 9)) - clusters - 1)
     elif name in rows.labels:
         sizes = np.unique(rows.label(name)[eligible].astype(str), return_counts=True)[1]
-        trimmed = int((trim * sizes).astype(np.int64).sum())
+        trimmed = sum(share_of(size, trim) for size in sizes.tolist())
     else:
         return
     left = int(np.count_nonzero(eligible)) - max(0, trimmed - len(forced))

@@ -31,16 +31,17 @@ def read_groups(rows: Rows, groups: Sequence[Any] | str | None) -> Sequence[Any]
     Args:
         rows: the pool's.
         groups: labels, (n,); a column of the store's table, by default its `source`; or `clusters:12`, so many clusters
-            of the rows' directions.
+            of the gradients' directions.
 
     Raises:
-        ConfigurationError: a column without a store, or another number of labels.
+        ConfigurationError: a column without a store, clusters without gradients, or another number of labels.
     """
     if isinstance(groups, str) and (match := _CLUSTERS.fullmatch(groups)):
-        usable = rows.included & (rows.norms > 0.0)
+        gradients = rows.array("gradient")
+        usable = gradients.included & (gradients.norms > 0.0)
         if not usable.any():
             raise ConfigurationError("groups are to be clusters of gradients, and every row is zero")
-        labels = cluster_directions(lambda: rows.stream("unit"), usable, int(match[1]), seed=SEED)
+        labels = cluster_directions(lambda: gradients.stream("unit"), usable, int(match[1]), seed=SEED)
         return [f"cluster-{label:02d}" if label >= 0 else None for label in labels.tolist()]
     if isinstance(groups, str) and groups.startswith("clusters:"):
         raise ConfigurationError(f"groups={groups!r}, expected clusters:N with a whole number N of at least 1")

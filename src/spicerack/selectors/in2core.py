@@ -10,6 +10,7 @@ responses win whatever the target; so rows have unit length by default (docs/dec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from spicerack.information.overlap import spearman
 from spicerack.information.room import Room
 from spicerack.selectors.base import MethodOptions, Needs, Picks, Problem
 from spicerack.selectors.blocks import Blocks, Layers
+from spicerack.selectors.budget import ResolvedBudget
 from spicerack.selectors.ranking import narrowed
 from spicerack.selectors.rows import free_memory
 
@@ -143,15 +145,15 @@ def _curvature(
 def _pick(problem: Problem, options: In2CoreOptions, scores: FloatArray) -> IntArray:
     """The best, as the budget is read."""
     forced, proponents = np.array(problem.forced, dtype=np.int64), int(np.count_nonzero(scores > 0))
+    if options.reading == "proponents":
+        count = _share_of(problem, proponents)
+        problem.choose("picks", count, f"{problem.budget.share:.3g} of the {proponents} proponents")
+        problem = replace(problem, budget=ResolvedBudget(max(count, forced.size), share=problem.budget.share))
     room = _room(problem, options, scores > 0)
     order = np.setdiff1d(np.flatnonzero(problem.eligible), forced)
     order = order[np.argsort(-scores[order], kind="stable")]
     if options.proponents_only:
         order = order[scores[order] > 0]
-    if options.reading == "proponents":
-        count = _share_of(problem, proponents)
-        order = order[: max(0, count - forced.size)]
-        problem.choose("picks", count, f"{problem.budget.share:.3g} of the {proponents} proponents")
     indices = room.take_in_order(order)
     if options.reading == "pool" and not room.full:
         asked = ", ".join(f"{value} {unit}" for unit, value in problem.budget.to_dict().items())
@@ -164,14 +166,18 @@ def _room(problem: Problem, options: In2CoreOptions, proponents: BoolArray) -> R
     """What may be picked.
 
     Raises:
-        BudgetError: quotas that the proponents cannot meet, where only they are picked.
+        BudgetError: quotas that cannot be met, where only proponents are picked or the budget is a share of them.
     """
-    if not options.proponents_only or problem.quotas is None:
+    if problem.quotas is None:
         return problem.room()
+    hint = "; the budget is a share of the proponents (reading='pool': of the pool)" * (options.reading == "proponents")
+    if options.proponents_only:
+        problem = narrowed(problem, problem.eligible & proponents)
+        hint += "; only proponents are picked (proponents_only=False picks others too)"
     try:
-        return narrowed(problem, problem.eligible & proponents).room()
+        return problem.room()
     except BudgetError as error:
-        raise BudgetError(f"{error}; only proponents are picked (proponents_only=False picks others too)") from error
+        raise BudgetError(f"{error}{hint}") from error
 
 
 def _share_of(problem: Problem, proponents: int) -> int:

@@ -133,12 +133,13 @@ def leave_out(
         eligible[copies] = False
         out += [(int(i), NEAR_DUPLICATE) for i in copies]
         told.append(choice)
-    cut = Cut(trim, rows, values, eligible)
-    worst = np.setdiff1d(cut.rows, forced)
-    eligible[worst] = False
-    if worst.size and not eligible.any():
-        raise ConfigurationError(f"trim leaves no row: {cut.choices[0].reason}; give a higher {cut.choices[0].name}")
-    return [*out, *((int(i), trim.reason) for i in worst)], [*told, *cut.choices], cut
+    cut = Cut(trim, rows, values, eligible, forced)
+    eligible[cut.rows] = False
+    if cut.rows.size and not eligible.any():
+        name, reason = cut.choices[0].name, cut.choices[0].reason
+        copies_too = f", {len(out)} more are near-duplicates" if out else ""
+        raise ConfigurationError(f"{name} leaves no row: {reason}{copies_too}; give another {name}")
+    return [*out, *((int(i), trim.reason) for i in cut.rows)], [*told, *cut.choices], cut
 
 
 def lost_before(checkpoints: Sequence[CheckpointRows]) -> list[tuple[int, str]]:

@@ -73,7 +73,7 @@ def get_selector(name: str) -> Selector:
             f"spicerack.training.{name}"
         )
     if name not in third_party:
-        raise UnknownNameError("method", name, _known())
+        raise UnknownNameError("method", name, [*_known(), *IN_THE_LOOP])
     point = third_party[name]
     try:
         selector = point.load()

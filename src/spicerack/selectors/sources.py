@@ -28,6 +28,14 @@ FAINTEST = 1e-140
 FAINT = f"every value below {FAINTEST:g}, whose squares float64 loses: scale the rows"
 BLOCK_ROWS = 4096
 
+FEATURE_OF = {
+    **dict.fromkeys(("loss_mean", "loss_sum"), "loss"),
+    **dict.fromkeys(("loss_alone", "ifd"), "ifd"),
+    **dict.fromkeys(("loss_mismatched", "mismatch"), "mismatch"),
+    **dict.fromkeys(("selectit", "selectit_cut_tokens"), "selectit"),
+}
+"""What `spicerack features --compute` calls that which gives a column."""
+
 
 class ArraySource:
     """Rows of an array (n, k) of floats."""
@@ -183,10 +191,14 @@ class StoreSource:
         try:
             return np.asarray(self.store.column(name))
         except StoreError as error:
-            raise ConfigurationError(
-                f"the method reads the column {name!r}: {error}; `spicerack features` computes embeddings, losses "
-                "without the instruction, and ratings beside a store"
-            ) from error
+            raise ConfigurationError(f"column {name!r} is asked for: {error}{self._how_it_is_made(name)}") from error
+
+    def _how_it_is_made(self, column: str) -> str:
+        feature = FEATURE_OF.get(column)
+        if feature is None:
+            return ""
+        beside = self.store.path / "features"
+        return f"; `spicerack features POOL --model M --compute {feature} --output {beside}` gives it"
 
     def description(self) -> dict[str, Any]:
         """Where it is, and its fingerprint."""

@@ -38,8 +38,10 @@ class SpiceOptions(MethodOptions):
         "-balance; 0: every row alike; more: rare kinds of samples count more",
     )
     penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict")
-    penalty_unit: Literal["information", "gain"] = Field(
-        "information", description="of lambda: the paper's absolute one, or the largest gain on offer (scale-free)"
+    penalty_unit: Literal["auto", "information", "gain"] = Field(
+        "auto",
+        description="of lambda: information, the paper's absolute one, or the largest gain on offer (scale-free); "
+        "auto: information for volume, gain for transductive",
     )
     center: bool = Field(False, description="subtract the pool's mean row before conflict is measured")
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
@@ -141,7 +143,7 @@ class Spice:
         result = task.walk() if options.schedule == "pools" else task.search()
         certificate = certificate_of(problem, options, task.state, result, task.prefixes, task.one_run)
         findings = penalty_report(problem, options, result, task.without_penalty)
-        resolved = {"alpha": task.alpha, "device": task.device}
+        resolved = {"alpha": task.alpha, "device": task.device, "penalty_unit": task.penalty_unit}
         return Picks(result.indices, result.scores, result.trace, certificate, resolved, findings)
 
 

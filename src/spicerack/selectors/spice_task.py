@@ -47,7 +47,8 @@ class Task:
         self.alpha = resolve_alpha(problem, options.alpha, self.matrix)
         self.moment = _target_moment(problem, options, self.matrix)
         self.center = mean_row(self.matrix, problem.eligible) if options.center else None
-        self.penalty = Penalty(options.penalty, relative=options.penalty_unit == "gain")
+        self.penalty_unit = _penalty_unit(problem, options)
+        self.penalty = Penalty(options.penalty, relative=self.penalty_unit == "gain")
         self.state = self.make_state(self.matrix)
         self.prefixes = prefix_bounds(problem, options, self.state)
         self.one_run = options.schedule == "global" and options.search == "exact"
@@ -144,6 +145,18 @@ class Task:
         )
         stopped: Literal["budget", "stop_ratio"] = "budget" if options.stop_ratio is None else "stop_ratio"
         return GreedyResult(indices, trace, scores, stopped, None)
+
+
+def _penalty_unit(problem: Problem, options: SpiceOptions) -> Literal["information", "gain"]:
+    """The option, or what goes with the objective: a log-det has a scale of its own, variance that of the rows."""
+    if options.penalty_unit != "auto":
+        return options.penalty_unit
+    if options.objective == "volume":
+        return "information"
+    if options.penalty:
+        reason = "gains of objective='transductive' scale with the rows' squared length, an absolute penalty does not"
+        problem.choose("penalty_unit", "gain", reason)
+    return "gain"
 
 
 def _target_moment(problem: Problem, options: SpiceOptions, matrix: RowMatrix) -> FloatArray | None:

@@ -92,15 +92,18 @@ class Cut:
         values: of the trim's column, (n,); None where nothing is cut. A loss that is not finite counts as the highest;
             a row without another value stays.
         eligible: rows that may be picked, (n,).
+        forced: rows that stay whatever their value is; they count in their groups.
     """
 
-    def __init__(self, trim: Trim, rows: Rows, values: FloatArray | None, eligible: BoolArray) -> None:
+    def __init__(
+        self, trim: Trim, rows: Rows, values: FloatArray | None, eligible: BoolArray, forced: Sequence[int] = ()
+    ) -> None:
         self.trim, self.pool, self.before = trim, rows, eligible.copy()
         self.rows: IntArray = np.zeros(0, dtype=np.int64)
         self.choices: list[Choice] = []
         if values is not None:
             known = eligible if trim.column == LOSS else eligible & np.isfinite(values)
-            self.rows = self._highest(values, known)
+            self.rows = np.setdiff1d(self._highest(values, known), forced)
             self.choices = [self._told(int(np.count_nonzero(eligible & ~known)))]
 
     @cached_property

@@ -14,6 +14,9 @@ from typing import IO, Any
 from spicerack.errors import OutputError
 
 PARTIAL = ".partial"
+SELECTION, TRAINING = "a selection", "a training"
+KINDS = {"format_version": "a gradient store", "method": SELECTION, "steps": TRAINING}
+"""What a `manifest.json` is of, by a key that no other kind has."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -50,12 +53,40 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prepare_output(folder: Path) -> Path:
-    """Make a run's folder, and find out now whether it can be written.
+def check_kind(folder: Path, kind: str) -> None:
+    """Find out whether a folder's manifest is of something else, which a new one would write over.
+
+    Args:
+        folder: it need not exist.
+        kind: what is to be written, of `KINDS`.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: a manifest of another kind is there.
     """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        there = next((name for key, name in KINDS.items() if key in manifest), kind)
+    except (OSError, ValueError, TypeError):
+        return
+    if there != kind:
+        raise OutputError(
+            f"{folder} holds {there}, and {kind} would write over its manifest.json; choose another folder"
+        )
+
+
+def prepare_output(folder: Path, kind: str | None = None) -> Path:
+    """Make a run's folder, and find out now whether it can be written.
+
+    Args:
+        folder: to be made if it is not there.
+        kind: see `check_kind`; None: no manifest is written.
+
+    Raises:
+        OutputError: it cannot, or something of another kind is there.
+    """
+    if kind is not None:
+        check_kind(folder, kind)
     probe = folder / ".spicerack-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)

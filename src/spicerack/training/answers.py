@@ -7,9 +7,10 @@ them, so that nothing is rendered again. Two answers are the same if they are eq
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ def greedy_answers(
     tokens_per_batch: int,
     progress: Progress | None = None,
 ) -> list[str]:
-    """What the model says to each prompt, most probable token first, up to the end of its turn.
+    """What the model says to each prompt, the most probable token each time, up to the end of its turn.
+
+    Nothing of the model's own generation settings plays a part.
 
     Args:
         loaded: the model with its tokenizer.
@@ -95,7 +98,7 @@ def greedy_answers(
     done = 0
     for rows in plan_batches(lengths, tokens_per_batch):
         ids, mask = _pad_left([prompts[i] for i in rows], loaded.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), _without_own_settings(loaded.model):
             output = loaded.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         for i, said in zip(rows.tolist(), output[:, ids.shape[1] :].tolist(), strict=True):
             answers[i] = _text(tokenizer, said, stops)
@@ -103,6 +106,19 @@ def greedy_answers(
         if progress is not None:
             progress("answers", done, 0, 0)
     return answers
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """A model's `generation_config` would fill in what ours leaves open: a repetition penalty, beams, banned words."""
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, inner.generation_config = inner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def reference_text(tokenizer: PreTrainedTokenizerBase, reference: np.ndarray) -> str:

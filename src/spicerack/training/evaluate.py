@@ -6,7 +6,7 @@ loss `over groups` is the mean of the groups' losses, so that a large group does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,14 +154,14 @@ def evaluate(
     )
 
 
-def group_names(pool: Pool, data: LabeledRows, column: str) -> list[str]:
-    """The group of each sample: its row's value of a column, as text.
+def group_names(pool: Pool, rows: Iterable[int], column: str) -> list[str]:
+    """The group of each of some rows: its value of a column, as text.
 
     Raises:
         DataError: a row without the column.
     """
     names = []
-    for i in data.rows.tolist():
+    for i in rows:
         row = pool.source[i]
         if row.get(column) is None:
             raise DataError(f"{pool.where(i)} has no {column!r}, which by= names; found {', '.join(map(str, row))}")

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spicerack.config import Choice, RunConfig
 from spicerack.errors import ConfigurationError
-from spicerack.store.files import output_error, write_json
+from spicerack.store.files import TRAINING, check_kind, output_error, write_json
 from spicerack.store.read_back import read_json
 from spicerack.training.folder import has_work, occupied
-from spicerack.training.options import TrainConfig, TrainerOptions
+from spicerack.training.options import ProxyOptions, TrainConfig, TrainerOptions
 from spicerack.training.samples import LabeledRows, model_summary
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MANIFEST_FILE = "manifest.json"
 PACKAGES = ("spicerack", "torch", "transformers", "peft", "trl", "accelerate")
 
 
-Options = TypeVar("Options", bound=TrainerOptions)
+Options = TypeVar("Options", bound=ProxyOptions)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,10 @@ def finetune(
         ConfigurationError: the loss is no longer finite.
         ModelError: no module fits `lora_target_modules`, or the model has adapters already.
         MissingDependencyError: TRL is not installed.
+        OutputError: the folder holds something else, or cannot be written.
     """
     output_dir = Path(output_dir)
+    check_kind(output_dir, TRAINING)
     settings = describe(data, loaded, options)
     with occupied(output_dir, settings, lambda section: has_work(output_dir, MANIFEST_FILE)):
         return _finetune(data, loaded, options, output_dir, settings, progress, callbacks)
@@ -220,8 +222,8 @@ def load_for_training(
 ) -> tuple[LoadedModel, Options]:
     """Load the model of `config.model` in a type that it can be trained in.
 
-    Where all weights are trained and no dtype is named, they are float32 and the products bfloat16 where the device
-    multiplies it: a step of 2e-5 is lost on a weight in bfloat16, which has eight bits.
+    Where all weights are trained and no dtype is named, they are float32, and a trainer's products bfloat16 where the
+    device multiplies it: a step of 2e-5 is lost on a weight in bfloat16, which has eight bits.
 
     Raises:
         ConfigurationError: no model is named.
@@ -238,7 +240,7 @@ def load_for_training(
     section = section.model_copy(update={"dtype": "float32"})
     loaded = load_model(section.model_name_or_path, section, tokenizer=tokenizer)
     choices = [*loaded.choices, Choice("dtype", "float32", "all weights are trained, and small steps need the bits")]
-    if options.bf16 is None:
+    if isinstance(options, TrainerOptions) and options.bf16 is None:
         options = options.model_copy(update={"bf16": fastest == "bfloat16"})
         choices.append(Choice("bf16", options.bf16, f"the fastest type of the device is {fastest}"))
     return replace(loaded, choices=tuple(choices)), options

@@ -19,18 +19,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from spicerack.config import Choice
 from spicerack.data.labels import IGNORED, Encoded
 from spicerack.data.responses import alone, start_token
+from spicerack.information.room import Room
 from spicerack.store.files import write_atomically
 from spicerack.training.bandit import Exp3
 from spicerack.training.loop import Found, Loop
 from spicerack.training.losses import loss_sums
-from spicerack.training.options import TrainerOptions
+from spicerack.training.options import ProxyOptions
 
 if TYPE_CHECKING:
     from spicerack.training.proxy import Proxy
@@ -45,7 +47,7 @@ TRACE_DTYPE = np.dtype(
 )
 
 
-class LeadOptions(TrainerOptions):
+class LeadOptions(ProxyOptions):
     """Options of lead; those of the trainer are the proxy's, at a constant learning rate."""
 
     difficulty: Literal["ifd", "loss"] = Field(
@@ -83,7 +85,15 @@ def lead(loop: Loop, proxy: Proxy, options: LeadOptions, *, folder: Path) -> Fou
     trace = np.concatenate([np.zeros(0, dtype=TRACE_DTYPE), *rounds.traces])
     scores[indices] = trace["score"]
     findings = {"clusters": list(names), "proxy_steps": proxy.steps, "rate": rounds.rate.value}
-    return Found(indices, scores, trace, not_finite, findings)
+    return Found(indices, scores, trace, not_finite, findings, _short(room, len(not_finite)))
+
+
+def _short(room: Room, lost: int) -> list[Choice]:
+    """What is said where fewer rows were picked than the budget asks for."""
+    if room.count is None or len(room.taken) >= room.count:
+        return []
+    reason = f"the budget asks for {room.count}, and {lost} rows have no finite gradient"
+    return [Choice("picks", len(room.taken), reason)]
 
 
 class Rate:
@@ -125,7 +135,7 @@ class _Rounds:
         self.not_finite: list[int] = []
         self._largest = 0.0
 
-    def play(self, room: Any) -> None:
+    def play(self, room: Room) -> None:
         """One round: a cluster, its most uncertain samples, a step, what it did to everyone."""
         is_open = np.bincount(self.cluster[room.open], minlength=self.count) > 0
         arm, probability = self.bandit.draw(is_open)
@@ -148,7 +158,7 @@ class _Rounds:
         self.traces.append(table)
         self._carry_on(mean)
 
-    def _take(self, room: Any, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _take(self, room: Room, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The most uncertain of a cluster, ties to the first row, as far as the budget goes, with gradients and losses.
 
         A row without a finite loss and gradient under the weights of now is closed, not taken.

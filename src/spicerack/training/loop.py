@@ -24,7 +24,7 @@ from spicerack.selectors.budget import parse_budget, resolve
 from spicerack.store.files import write_json
 from spicerack.store.read_back import read_json
 from spicerack.store.settings import differences
-from spicerack.training.options import TrainerOptions, make_options
+from spicerack.training.options import ProxyOptions, make_options
 from spicerack.training.samples import model_summary
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def is_in_the_loop(config: RunConfig) -> bool:
     return chosen.method == "lead" or (chosen.method == "spice" and chosen.method_options.get("schedule") == "online")
 
 
-def read_loop_options(config: RunConfig) -> TrainerOptions:
+def read_loop_options(config: RunConfig) -> ProxyOptions:
     """The options of the online schedule or of lead, checked.
 
     Raises:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from spicerack.config import Section
 from spicerack.errors import ConfigurationError
 from spicerack.information.conflict import Conflict, Penalty
 from spicerack.information.decomposition import TRACE_DTYPE
@@ -30,7 +31,7 @@ from spicerack.information.room import Room
 from spicerack.information.schedule import PartRoom
 from spicerack.information.search import search
 from spicerack.store.forms import RowForm, bring, lengths_in
-from spicerack.training.options import TrainerOptions
+from spicerack.training.options import ProxyOptions
 
 if TYPE_CHECKING:
     from spicerack.data.labels import Encoded
@@ -49,13 +50,11 @@ Samples = Callable[[int], "Encoded"]
 PoolDone = Callable[[int, int], None]
 
 
-class OnlineOptions(TrainerOptions):
-    """Options of the online schedule; those of the trainer are the proxy's, at a constant learning rate."""
+class PoolOptions(Section):
+    """How candidate pools are made, and picked from."""
 
-    schedule: Literal["online"] = Field("online", description="candidate pools, the proxy trained between them")
     pool_size: Annotated[int, Field(ge=1)] = Field(120, description="samples of a candidate pool")
     pool_picks: Annotated[int, Field(ge=1)] = Field(12, description="samples picked of each candidate pool")
-    train_every: Annotated[int, Field(ge=1)] = Field(10, description="T: candidate pools between two training steps")
     penalty: Annotated[float, Field(ge=0)] = Field(0.1, description="lambda: weight of the conflict")
     alpha: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="weight of a row; auto: alpha * median |g|^2 = 1 in every candidate pool"
@@ -64,6 +63,14 @@ class OnlineOptions(TrainerOptions):
     stop_ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="omega: a candidate pool ends before a gain of at most omega times its first pick's"
     )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the order of the samples, the adapters and dropout")
+
+
+class OnlineOptions(PoolOptions, ProxyOptions):
+    """Options of the online schedule: of the candidate pools, and of the proxy, at a constant learning rate."""
+
+    schedule: Literal["online"] = Field("online", description="candidate pools, the proxy trained between them")
+    train_every: Annotated[int, Field(ge=1)] = Field(10, description="T: candidate pools between two training steps")
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class PoolPicks:
     alpha: float
 
 
-def pick_from(rows: np.ndarray, options: OnlineOptions, room: Room) -> PoolPicks:
+def pick_from(rows: np.ndarray, options: PoolOptions, room: Room) -> PoolPicks:
     """The greedy of the global schedule on one candidate pool, its state starting afresh.
 
     Args:
@@ -123,7 +130,7 @@ def pick_from(rows: np.ndarray, options: OnlineOptions, room: Room) -> PoolPicks
     return PoolPicks(result.indices, result.trace, result.scores, alpha)
 
 
-def candidate_pools(eligible: np.ndarray, options: OnlineOptions) -> list[np.ndarray]:
+def candidate_pools(eligible: np.ndarray, options: PoolOptions) -> list[np.ndarray]:
     """The eligible rows, shuffled by the seed, in candidate pools, each ascending: those of the schedule `pools`."""
     order = np.random.Generator(np.random.PCG64(options.seed)).permutation(np.flatnonzero(eligible))
     return [np.sort(order[start : start + options.pool_size]) for start in range(0, len(order), options.pool_size)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from spicerack.config import Section
 from spicerack.errors import ConfigurationError, UnknownNameError
@@ -19,8 +19,8 @@ Count = Annotated[int, Field(ge=1)]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
 
 
-class TrainerOptions(Section):
-    """What `train` and `warmup` share: the adapter and the optimizer. Packing is off."""
+class ProxyOptions(Section):
+    """Adapters and AdamW: what is true of every model that is trained, a step at a time or by a trainer."""
 
     use_peft: bool = Field(True, description="LoRA adapters; without: every weight of the model")
     lora_r: Count = Field(16, description="rank of the adapters")
@@ -30,11 +30,7 @@ class TrainerOptions(Section):
     learning_rate: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="peak; None: 2e-4 for adapters, 2e-5 for all weights"
     )
-    lr_scheduler_type: Scheduler = Field("linear", description="how the rate falls")
-    warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises")
-    num_train_epochs: Annotated[float, Field(gt=0.0)] = Field(3.0, description="passes over the data")
     per_device_train_batch_size: Count = Field(8, description="samples at once")
-    gradient_accumulation_steps: Count = Field(1, description="batches of a step")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="of AdamW")
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="of AdamW")
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="of AdamW")
@@ -42,14 +38,23 @@ class TrainerOptions(Section):
     max_grad_norm: Annotated[float, Field(ge=0.0)] = Field(
         1.0, description="longer gradients are scaled down; 0: never"
     )
-    bf16: bool | None = Field(None, description="mixed precision; None: where the device multiplies bfloat16")
-    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the order of the samples, the adapters and dropout")
 
     def modules(self) -> str | list[str]:
         """`lora_target_modules` as peft reads it."""
         names = [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
         return "all-linear" if names == ["all-linear"] else names
+
+
+class TrainerOptions(ProxyOptions):
+    """What `train` and `warmup` share: the above, and how long and in what steps. Packing is off."""
+
+    lr_scheduler_type: Scheduler = Field("linear", description="how the rate falls")
+    warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises")
+    num_train_epochs: Annotated[float, Field(gt=0.0)] = Field(3.0, description="passes over the data")
+    gradient_accumulation_steps: Count = Field(1, description="batches of a step")
+    bf16: bool | None = Field(None, description="mixed precision; None: where the device multiplies bfloat16")
+    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
 
     def steps(self, samples: int) -> int:
         """Steps of the optimizer on this many samples, counted as the trainer does."""
@@ -104,6 +109,15 @@ class EvaluateConfig(Section):
     harness_tasks: str | None = Field(None, description="tasks of the EleutherAI harness, as in gsm8k,arc_easy")
     harness_limit: Count | None = Field(None, description="samples of each harness task; None: all")
 
+    @model_validator(mode="after")
+    def _answers_fit(self) -> EvaluateConfig:
+        if self.exact_match and self.max_new_tokens < self.max_answer_tokens:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} cuts answers off that references of up to "
+                f"max_answer_tokens={self.max_answer_tokens} tokens ask for; raise the first, or lower the second"
+            )
+        return self
+
 
 OptionsModel = TypeVar("OptionsModel", bound=Section)
 
@@ -127,5 +141,12 @@ def make_options(model: type[OptionsModel], values: dict[str, Any]) -> OptionsMo
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}, got {p['input']!r}" for p in error.errors())
-        raise ConfigurationError("; ".join(problems)) from error
+        raise ConfigurationError("; ".join(map(_problem, error.errors()))) from error
+
+
+def _problem(problem: Any) -> str:
+    """One thing wrong: of an option by name, or of several together in their rule's own words."""
+    where = ".".join(map(str, problem["loc"]))
+    if not where:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {problem['msg'].lower()}, got {problem['input']!r}"

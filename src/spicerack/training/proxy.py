@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spicerack.data.batching import collate, plan_batches
-from spicerack.training.options import TrainerOptions
+from spicerack.training.options import ProxyOptions
 
 if TYPE_CHECKING:
     import torch
@@ -89,12 +89,12 @@ class GradientReader:
 class Proxy:
     """A model that is trained a step at a time between selections, by AdamW at a constant rate."""
 
-    def __init__(self, loaded: LoadedModel, options: TrainerOptions, config: GradientConfig) -> None:
+    def __init__(self, loaded: LoadedModel, options: ProxyOptions, config: GradientConfig) -> None:
         """Put adapters on, or make every weight trainable.
 
         Args:
             loaded: the model without adapters; `release` gives it back.
-            options: adapters and optimizer; what counts epochs or warms up is of no use here.
+            options: adapters and optimizer.
             config: of the gradients.
 
         Raises:
@@ -124,13 +124,23 @@ class Proxy:
         self.steps = 0
 
     def measure(self, samples: Sequence[Encoded]) -> Measured:
-        """Gradients and losses under the weights of now."""
-        return self.reader.measure(samples)
+        """Gradients and losses under the weights of now.
+
+        Raises:
+            ConfigurationError: none of several is finite any more, after a step.
+        """
+        measured = self.reader.measure(samples)
+        if self.steps and len(samples) > 1 and not np.isfinite(measured.losses).any():
+            raise self._lost("no sample has a finite loss")
+        return measured
 
     def step(self, samples: Sequence[Encoded]) -> float:
         """One step of the optimizer on the mean loss over all trained tokens of the samples; returns that loss.
 
         Dropout is drawn from the seed and the number of the step, so that a step depends on nothing but the weights.
+
+        Raises:
+            ConfigurationError: the loss is no longer finite.
         """
         import torch
 
@@ -145,6 +155,8 @@ class Proxy:
                 loss = labeled_loss_sum(self.model, self._inputs(samples[start : start + size])) / count
                 loss.backward()
                 total += float(loss.detach())
+        if not np.isfinite(total):
+            raise self._lost(f"the loss of the next is {total}")
         if self.options.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._trainable, self.options.max_grad_norm)
         self._optimizer.step()
@@ -152,6 +164,14 @@ class Proxy:
         self.model.eval()
         self.steps += 1
         return total
+
+    def _lost(self, what: str) -> Exception:
+        from spicerack.errors import ConfigurationError
+
+        return ConfigurationError(
+            f"the proxy was lost in training: after {self.steps} steps at a learning rate of {self.learning_rate:g} "
+            f"{what}; use a smaller --learning-rate, or --dtype float32"
+        )
 
     def _inputs(self, samples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         import torch

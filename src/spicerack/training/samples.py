@@ -57,7 +57,7 @@ class LabeledRows:
         from spicerack.models.limits import check_fits
 
         tokens = np.array([len(sample.input_ids) for sample in self.samples])
-        largest = np.array([sample.input_ids.max(initial=-1) for sample in self.samples])
+        largest = np.array([sample.largest_id for sample in self.samples])
         check_fits(model, tokens, largest, lambda i: f"sample {self.ids[i]}")
 
     def summary(self) -> dict[str, Any]:

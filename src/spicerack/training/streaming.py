@@ -17,7 +17,7 @@ from spicerack.config import GradientConfig
 from spicerack.data.labels import Encoded
 from spicerack.errors import ConfigurationError, DataError, UnknownNameError
 from spicerack.information.room import Room
-from spicerack.training.online import OnlineOptions, candidate_pools, pick_from
+from spicerack.training.online import PoolOptions, candidate_pools, pick_from
 from spicerack.training.options import make_options, split_options
 from spicerack.training.proxy import GradientReader
 from spicerack.training.samples import LabeledRows
@@ -41,7 +41,7 @@ class OnlinePicks(IterableDataset[dict[str, list[int]]]):
 
         Args:
             rows: samples with tokens and labels: `training.samples.label_rows`, or rows of `input_ids` and `labels`.
-            **options: of `OnlineOptions` (pool_size, pool_picks, penalty, alpha, rows, stop_ratio, seed) and of
+            **options: of `PoolOptions` (pool_size, pool_picks, penalty, alpha, rows, stop_ratio, seed) and of
                 `GradientConfig` (parameters, dimension, tokens_per_batch, ...). The trainer's own decide the training.
 
         Raises:
@@ -50,11 +50,11 @@ class OnlinePicks(IterableDataset[dict[str, list[int]]]):
             DataError: a row without tokens, labels, or a trained token.
         """
         super().__init__()
-        own, gradients = split_options(OnlineOptions, options)
+        own, gradients = split_options(PoolOptions, options)
         for name in gradients:
             if name not in GradientConfig.model_fields:
-                raise UnknownNameError("option", name, [*OnlineOptions.model_fields, *GradientConfig.model_fields])
-        self.options = make_options(OnlineOptions, own)
+                raise UnknownNameError("option", name, [*PoolOptions.model_fields, *GradientConfig.model_fields])
+        self.options = make_options(PoolOptions, own)
         self.gradients = make_options(GradientConfig, gradients)
         self.samples = (
             rows.samples if isinstance(rows, LabeledRows) else [_encoded(row, i) for i, row in enumerate(rows)]

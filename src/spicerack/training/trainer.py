@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trl import SFTTrainer
 
     from spicerack.models.loading import LoadedModel
-    from spicerack.training.options import TrainerOptions
+    from spicerack.training.options import ProxyOptions, TrainerOptions
     from spicerack.training.samples import LabeledRows
 
 NOISE = (
@@ -53,7 +53,7 @@ def require_trl() -> None:
         raise MissingDependencyError("training needs TRL; pip install 'spicerack[train]'")
 
 
-def add_adapters(model: PreTrainedModel, options: TrainerOptions) -> PreTrainedModel:
+def add_adapters(model: PreTrainedModel, options: ProxyOptions) -> PreTrainedModel:
     """Put LoRA adapters on a model, drawn from the seed, or make every weight trainable.
 
     Raises:
@@ -172,7 +172,7 @@ def pad_rows(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {"input_ids": batch.input_ids, "labels": batch.labels, "attention_mask": mask}
 
 
-def default_learning_rate(options: TrainerOptions) -> float:
+def default_learning_rate(options: ProxyOptions) -> float:
     """2e-4 for adapters, 2e-5 for all weights: what TRL's documentation recommends."""
     return 2e-4 if options.use_peft else 2e-5
 
