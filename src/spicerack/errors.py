@@ -24,8 +24,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-MOST_NAMES = 40
-"""Names that a message lists."""
+MOST_NAMES, FEW = 40, 5
+"""Names that a message lists; where there are more, it lists a few."""
 LONGEST_REASON = 300
 """Characters of another library's message."""
 
@@ -49,7 +49,8 @@ class UnknownNameError(ConfigurationError):
         """Name what was asked for (`kind`, `name`) and suggest the nearest of `known`."""
         names = sorted(known)
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-        shown = ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names):,} in all)" if len(names) > MOST_NAMES else "")
+        many = len(names) > MOST_NAMES  # of ids or weights a few show their kind
+        shown = f"{', '.join(names[:FEW])}, ... ({len(names):,} in all)" if many else ", ".join(names)
         hint = f"did you mean {near[0]!r}?" if near else f"there is: {shown}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 

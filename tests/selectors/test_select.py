@@ -204,3 +204,9 @@ def test_the_certified_share_is_never_rounded_up():
         assert shown <= found.certificate.share < shown + 0.001 + 1e-12
         shares.append(found.certificate.share)
     assert any(round(share, 3) > share for share in shares)
+
+
+def test_of_many_names_a_few_are_listed():
+    few, many = ([f"sample-{i:03d}" for i in range(count)] for count in (40, 100))
+    assert str(UnknownNameError("sample", "?", few)).endswith(few[-1])
+    assert str(UnknownNameError("sample", "?", many)).endswith(f"there is: {', '.join(many[:5])}, ... (100 in all)")
