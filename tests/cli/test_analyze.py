@@ -66,7 +66,7 @@ def test_without_a_selection_spice_picks(work, tmp_path):
         (["--selection", "{bad}/twice.npy"], 3, "names a row twice"),
         (["--selection", "{bad}/floats.npy"], 3, "does not hold a list of row numbers"),
         (["--other", "{bad}/text.npy", "--budget", "5"], 3, "cannot read"),
-        (["--budget", "5", "--sizes", "1,6"], 2, "expected set sizes from 0 to 5"),
+        (["--budget", "5", "--sizes", "1,6"], 2, "expected whole numbers from 0 to 5"),
         (["--rows", "units"], 2, "did you mean 'unit'"),
         (["--alpha", "-1"], 2, "expected a number above 0, or auto"),
         (["--budget", "0"], 2, "budget"),

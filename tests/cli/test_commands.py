@@ -1,6 +1,5 @@
 """The commands as a user runs them: output, files, exit codes, and how fast help is."""
 
-import json
 import os
 import re
 import signal
@@ -11,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from spicerack.cli.app import app, register_commands
+from spicerack.errors import UnknownNameError
 
 SPICERACK = [sys.executable, "-m", "spicerack.cli.app"]
 
@@ -61,26 +64,6 @@ def test_gradients_then_select(tiny_pool, model, tmp_path):
     assert len(np.load(tmp_path / "r/indices.npy")) == 20
 
 
-def test_a_selection_never_writes_over_a_store_or_a_training(tiny_pool, model, tmp_path):
-    spicerack("gradients", tiny_pool, *model, "--output", tmp_path / "store")
-    before = (tmp_path / "store" / "manifest.json").read_bytes()
-    for command in (["select", tmp_path / "store"], ["run", tiny_pool, *model, "--method", "length"]):
-        done = spicerack(*command, "--budget", 5, "--output", tmp_path / "store", check=4)
-        assert "holds a gradient store" in done.stderr
-    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
-    (tmp_path / "manifest.json").write_text('{"steps": 3}')
-    done = spicerack("select", tmp_path / "store", "--budget", 5, "--output", tmp_path, check=4)
-    assert "holds a training" in done.stderr
-
-
-def test_exact_gradients_are_asked_for_by_a_word(tiny_pool, model, tmp_path):
-    words = ["--parameters", "last:1", "--output", tmp_path]
-    done = spicerack("gradients", tiny_pool, *model, "--dimension", "none", *words)
-    columns = json.loads((tmp_path / "manifest.json").read_text())["settings"]["projection"]["dimension"]
-    assert re.search(rf"parameters = last:1 .* {columns:,} parameters", done.stdout.replace("\n", " "))
-    assert "dimension" in spicerack("gradients", tiny_pool, *model, "--dimension", "few", *words, check=2).stderr
-
-
 def test_inspect_marks_the_trained_tokens_and_counts(tiny_pool, model):
     done = spicerack("inspect", tiny_pool, "--model", model[1], "-n", 1)
     assert "[[0 is 0<|im_end|>\n]]" in done.stdout
@@ -104,14 +87,20 @@ def test_methods_lists_what_each_needs():
 
 
 def test_methods_prints_the_options_of_one():
-    done = spicerack("methods", "k_center")
+    def said(name):
+        done = CliRunner().invoke(app, ["methods", name], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.output
+
+    register_commands()
     for part in ("reads", "one gradient pass", "--rows-from", "gradients | embeddings", "(default: unit)"):
-        assert part in done.stdout
-    assert "it has no options" in spicerack("methods", "random").stdout
-    assert "--difficulty-clusters" in spicerack("methods", "lead").stdout
-    assert "--train-every" in spicerack("methods", "spice").stdout
-    assert "did you mean 'lead'" in spicerack("methods", "lea", check=2).stderr
-    assert "did you mean 'k_center'" in spicerack("methods", "kcenter", check=2).stderr
+        assert part in said("k_center")
+    assert "it has no options" in said("random")
+    assert "--difficulty-clusters" in said("lead")
+    assert "--train-every" in said("spice")
+    for wrong, right in (("lea", "lead"), ("kcenter", "k_center")):
+        with pytest.raises(UnknownNameError, match=f"did you mean '{right}'"):
+            said(wrong)
 
 
 @pytest.mark.parametrize(

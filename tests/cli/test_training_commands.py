@@ -1,6 +1,7 @@
 """train, evaluate and warmup as a user runs them, one after the other."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from spicerack.cli.app import app, register_commands
 from spicerack.config import DataConfig, LabelConfig, ModelConfig, RunConfig, dump_config
 from spicerack.data.records import load_pool
+from spicerack.errors import ConfigurationError, OutputError
 from spicerack.export.rows import write_selection
 from spicerack.selectors import select
 
@@ -84,6 +86,28 @@ def test_a_warm_up_leaves_checkpoints(tiny_folder, tiny_pool, tmp_path):
     assert "2 checkpoints with moments" in done.output
     for checkpoint in json.loads((tmp_path / "warmup.json").read_text())["checkpoints"]:
         assert (tmp_path / checkpoint["folder"] / "adam.safetensors").is_file()
+
+
+def test_a_selection_never_writes_over_a_store_or_a_training(tiny_folder, tiny_pool, tmp_path):
+    model = [tiny_pool, "--model", tiny_folder, *LIGHT]
+    run("gradients", *model, "--output", tmp_path / "store")
+    before = (tmp_path / "store" / "manifest.json").read_bytes()
+    for command in (["select", tmp_path / "store"], ["run", *model, "--method", "length"]):
+        with pytest.raises(OutputError, match="holds a gradient store"):
+            run(*command, "--budget", 5, "--output", tmp_path / "store")
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
+    (tmp_path / "manifest.json").write_text('{"steps": 3}')
+    with pytest.raises(OutputError, match="holds a training"):
+        run("select", tmp_path / "store", "--budget", 5, "--output", tmp_path)
+
+
+def test_exact_gradients_are_asked_for_by_a_word(tiny_folder, tiny_pool, tmp_path):
+    words = [tiny_pool, "--model", tiny_folder, *LIGHT, "--parameters", "last:1", "--output", tmp_path]
+    done = run("gradients", *words, "--dimension", "none")
+    columns = json.loads((tmp_path / "manifest.json").read_text())["settings"]["projection"]["dimension"]
+    assert re.search(rf"parameters = last:1 .* {columns:,} parameters", done.output.replace("\n", " "))
+    with pytest.raises(ConfigurationError, match="dimension"):
+        run("gradients", *words, "--dimension", "few")
 
 
 def test_what_is_wrong_is_said_in_one_line(tiny_pool, tmp_path):
