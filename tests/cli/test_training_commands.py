@@ -93,7 +93,7 @@ def test_a_selection_never_writes_over_a_store_or_a_training(tiny_folder, tiny_p
     run("gradients", *model, "--output", tmp_path / "store")
     before = (tmp_path / "store" / "manifest.json").read_bytes()
     for command in (["select", tmp_path / "store"], ["run", *model, "--method", "length"]):
-        with pytest.raises(OutputError, match="holds a gradient store"):
+        with pytest.raises(OutputError, match="holds a store"):
             run(*command, "--budget", 5, "--output", tmp_path / "store")
     assert (tmp_path / "store" / "manifest.json").read_bytes() == before
     (tmp_path / "manifest.json").write_text('{"steps": 3}')

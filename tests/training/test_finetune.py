@@ -209,7 +209,7 @@ def test_other_settings_in_the_folder_are_refused(data, tmp_path):
         finetune(data, loaded_model(), LORA.model_copy(update={"max_steps": 1, "learning_rate": 1e-3}), tmp_path)
 
 
-@pytest.mark.parametrize(("key", "there"), [("method", "a selection"), ("format_version", "a gradient store")])
+@pytest.mark.parametrize(("key", "there"), [("method", "a selection"), ("format_version", "a store")])
 def test_the_folder_of_something_else_is_refused(data, tmp_path, key, there):
     (tmp_path / "manifest.json").write_text(f'{{"{key}": 1}}')
     with pytest.raises(OutputError, match=f"holds {there}"):

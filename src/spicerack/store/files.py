@@ -15,7 +15,7 @@ from spicerack.errors import OutputError
 
 PARTIAL = ".partial"
 SELECTION, TRAINING = "a selection", "a training"
-KINDS = {"format_version": "a gradient store", "method": SELECTION, "steps": TRAINING}
+KINDS = {"format_version": "a store", "method": SELECTION, "steps": TRAINING}
 """What a `manifest.json` is of, by a key that no other kind has."""
 
 
