@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spicerack.errors import ConfigurationError, UnknownNameError
 
@@ -116,6 +116,11 @@ class GradientConfig(Section):
     )
     shard_rows: Annotated[int, Field(ge=1)] = Field(1024, description="rows of a shard: what an interruption can cost")
     storage_dtype: StorageDtype = Field("float16", description="of the stored unit rows")
+
+    @field_validator("dimension", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
 
 class SelectionConfig(BaseModel):

@@ -9,10 +9,12 @@ import pytest
 
 from spicerack.compare import bench
 from spicerack.compare.driver import Comparison, Watcher, compare
+from spicerack.compare.origins import origin_of
 from spicerack.compare.plan import parse_methods
 from spicerack.config import make_config
 from spicerack.errors import ConfigurationError, DataError, StoreCorruptError, StoreMismatchError
 from spicerack.passes import plan_pass
+from spicerack.store.reader import GradientStore
 
 METHODS = parse_methods("random,t=spice:objective=transductive,none")
 
@@ -177,3 +179,23 @@ def test_cells_by_other_gradients_are_refused(there, make_spec, compare_data, ti
     with pytest.raises(StoreMismatchError, match=r"t 25%, seed 0 of another.*projection\.dimension was 32, now 16"):
         compare(here)
     assert len(compare(replace(here, methods=parse_methods("random"), budgets=["25%"]))["cells"]) == 10
+    both = in_folder(here, make_spec, tmp_path / "both", methods=METHODS[1:2], also=[folder, tmp_path / "own"])
+    own = in_folder(both, make_spec, tmp_path / "own", budgets=["25%"], seeds=(2,), also=[])
+    compare(own)
+    with pytest.raises(StoreMismatchError, match=r"t 25%, seed 2 of another.*projection\.dimension was 16, now 32"):
+        compare(replace(both, finished=True))  # of two tables, and with no store at hand
+
+
+def test_what_a_methods_picks_were_made_by(there, make_spec, compare_data):
+    """Rows of the store as far as they are read; of what else is read, whose it is."""
+    store = GradientStore.open(there[0] / "gradients")
+
+    def read_by(text):
+        return {*origin_of(parse_methods(text)[0], store, "abc")}
+
+    model, gradients = {"model", "label_rule"}, {"parameters", "projection", "reduction", "optimizer_state"}
+    assert read_by("random") == read_by("length") == read_by("full") == set()
+    assert read_by("loss") == model
+    assert read_by("spice") == read_by("random:dedup=0.9") == read_by("random:trim=0.2") == model | gradients
+    assert read_by("random:quotas=proportional,groups=clusters:3") == model | gradients
+    assert read_by("less") == model | gradients | {"target", "checkpoint checkpoint-0"}

@@ -99,6 +99,16 @@ def test_the_end_token_within_an_answer_does_not_cut_it(template, answer):
     assert trained == "hm<|im_end|>yo<|im_end|>" * 2
 
 
+def test_words_that_end_in_another_end_token_do_not_end_the_turn():
+    tokenizer = tiny_tokenizer(chat_template=TEMPLATES["chatml"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|im_end|>"]})
+    rule = Labeler(tokenizer, LabelConfig(train_on_turn_suffix=False))
+    encoded = rule.encode(Chat((user("a"), assistant("x<|end|>"), user("b"), assistant("y<|end|>"))), where="here")
+    assert (
+        tokenizer.decode(encoded.input_ids[encoded.labels != -100].tolist()) == "x<|end|><|im_end|>y<|end|><|im_end|>"
+    )
+
+
 def test_a_token_that_ends_the_conversation_is_not_the_turns():
     tokenizer = tiny_tokenizer(chat_template=END_AT_LAST.replace("<|im_start|>", "<|end|>"))  # as in Phi-3
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})

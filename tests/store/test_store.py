@@ -1,6 +1,7 @@
 """The store's promises: the same bytes after any interruption, refusal of what does not fit, plain numpy."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -291,3 +292,13 @@ def test_a_misspelt_form_of_rows_is_named(tmp_path, form):
     for read in (store.matrix, rows.matrix, lambda form: rows.take(slice(0, 2), form)):
         with pytest.raises(UnknownNameError, match="row form"):
             read(form)
+
+
+def test_two_processes_may_write_one_file(tmp_path):
+    """Each under a name of its own; what is there in the end is whole."""
+    code = "import sys\nfrom pathlib import Path\nfrom spicerack.store.files import write_json\n"
+    code += f"for i in range(300): write_json(Path({str(tmp_path)!r}) / 'a.json', [int(sys.argv[1])] * 1000)\n"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(number)]) for number in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len({*json.loads((tmp_path / "a.json").read_text())}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -84,7 +84,7 @@ def test_trl_trains_on_what_its_model_picks(rows, tmp_path):
 
 
 def test_a_second_walk_is_shuffled_anew(rows):
-    picks = OnlinePicks(rows, **OPTIONS)
+    picks = OnlinePicks(rows, **OPTIONS, rows="unit")
     picks.meet(tiny_model(vocab_size=300))
     first, second = list(picks), list(picks)
     assert len(first) == len(second) == 12

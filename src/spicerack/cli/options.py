@@ -18,7 +18,6 @@ from spicerack.errors import ConfigurationError
 
 SHORT = {"model_name_or_path": "--model", "adapter_name_or_path": "--adapter", "output_dir": "--output"}
 ELSEWHERE = {"pool"}  # the positional argument
-NONE = "none"
 METHOD_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -51,8 +50,7 @@ def configured(
         def wrapper(*args: Any, **kwargs: Any) -> None:
             given = {name: value for name in first if (value := kwargs.pop(name)) not in (None, [])}
             options = {name: read_several(several[name], _flag(name), value) for name, value in given.items()}
-            words = {name: None for name, value in given.items() if may_be_none(fields[name]) and value == NONE}
-            command(*args, options=options | words, **kwargs)
+            command(*args, options=options, **kwargs)
 
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
@@ -70,8 +68,8 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
     flag = _flag(name)
     flags = [SHORT[name], flag] if name in SHORT else [flag]
     kind: Any = list[str] if takes_several(field.annotation) else _plain_type(field.annotation)
-    if may_be_none(field):
-        kind = str  # the configuration reads its number
+    if field.default is not None and type(None) in get_args(field.annotation):
+        kind = str  # a number or `none`, which the configuration reads
     if kind is bool:
         flags = [f"{flag}/--no-{flag[2:]}"]
     shown = "" if field.default in (None, []) else f"(default: {field.default})"
@@ -85,11 +83,6 @@ def _parameter(panel: str, name: str, field: FieldInfo) -> inspect.Parameter:
         default=None,
         annotation=Annotated[Union[kind, None], option],  # noqa: UP007
     )
-
-
-def may_be_none(field: FieldInfo) -> bool:
-    """Whether `none` says something that leaving the option out does not."""
-    return field.default is not None and type(None) in get_args(field.annotation)
 
 
 def _flag(name: str) -> str:

@@ -88,7 +88,8 @@ class ConversationRenderer:
         start = self.start(chat, text, i, where)
         upto = self._render_or_none(chat.messages[: i + 1], chat.tools)
         if upto is not None and text.startswith(upto):
-            return Turn(start, len(upto), self._closing_end(text, start, len(upto)))
+            words = _behind_words(text, start, len(upto), chat.messages[i].get("content"))
+            return Turn(start, len(upto), self._closing_end(text, words, len(upto)))
         end = min(self._ends(text, start, len(text)), default=None)
         if end is None and i + 1 < len(chat.messages):  # what follows is someone else's: never guess
             raise DataError(
@@ -146,6 +147,13 @@ class ConversationRenderer:
             if not behind.strip():
                 return end
         return None
+
+
+def _behind_words(text: str, start: int, stop: int, words: object) -> int:
+    """One past a message's words, where they stand at the beginning of its turn as they are; else that beginning."""
+    stripped = words.strip() if isinstance(words, str) else ""
+    at = text.find(stripped, start, stop)
+    return at + len(stripped) if at >= 0 and not text[start:at].strip() else start
 
 
 def asks_the_date(template: object) -> bool:

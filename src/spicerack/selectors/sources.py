@@ -197,7 +197,7 @@ class StoreSource:
         feature = FEATURE_OF.get(column)
         if feature is None:
             return ""
-        beside = self.store.path / "features"
+        beside = self.store.more_features
         return f"; `spicerack features POOL --model M --compute {feature} --output {beside}` gives it"
 
     def description(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def begin_collection(path: str | Path, members: Sequence[Member]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = [item.name for item in folder.iterdir() if item.name not in (FEATURES, MANIFEST + files.PARTIAL)]
+        foreign = [item.name for item in folder.iterdir() if item.name != FEATURES and item.suffix != files.PARTIAL]
     except OSError as error:
         raise files.output_error(folder, error) from error
     if foreign:

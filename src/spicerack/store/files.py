@@ -25,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OutputError: the folder cannot be written or the disk is full; nothing is left behind.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # two processes may write one file
     try:
         with open(partial, "wb") as file:
             write(file)

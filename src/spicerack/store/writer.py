@@ -233,8 +233,8 @@ def _make_folder(folder: Path) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     """A folder with other things in it is not a place for a store; an interrupted start is."""
-    ours = {LOCK, MANIFEST + files.PARTIAL, SHARDS, FEATURES}
-    foreign = [item.name for item in folder.iterdir() if item.name not in ours]
+    ours = {LOCK, SHARDS, FEATURES}
+    foreign = [item.name for item in folder.iterdir() if item.name not in ours and item.suffix != files.PARTIAL]
     if any(folder.glob(f"{SHARDS}/*.npy")):
         raise StoreCorruptError(f"{folder} has shards but no {MANIFEST}; delete the folder and make the store again")
     if foreign:

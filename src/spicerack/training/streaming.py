@@ -36,7 +36,7 @@ class OnlinePicks(IterableDataset[dict[str, list[int]]]):
         picked: rows yielded so far, in order.
     """
 
-    def __init__(self, rows: LabeledRows | Sequence[Mapping[str, Any]], **options: Any) -> None:
+    def __init__(self, rows: LabeledRows | Sequence[Mapping[str, Any]], /, **options: Any) -> None:
         """Bind rows and options.
 
         Args:
