@@ -64,6 +64,10 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     chat_template: str | None = Field(None, description="a Jinja file or text that replaces the tokenizer's template")
 
+    def without_adapter(self) -> ModelConfig:
+        """The section that training begins with: an adapter is for the gradients."""
+        return self.model_copy(update={"adapter_name_or_path": None})
+
 
 class LabelConfig(Section):
     """Which tokens carry loss. Two runs with equal sections have equal labels (the label rule)."""

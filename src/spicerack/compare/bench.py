@@ -144,8 +144,7 @@ class Bench:
 
         if self._loaded is None:
             config = self.spec.config
-            section = config.model.model_copy(update={"adapter_name_or_path": None})
-            config = config.model_copy(update={"model": section})
+            config = config.model_copy(update={"model": config.model.without_adapter()})
             self._loaded, self._recipe = load_for_training(config, self.spec.recipe)
             self._check_same(self._loaded)
         return self._loaded
@@ -158,7 +157,8 @@ class Bench:
         rule = Labeler(loaded.tokenizer, config.labels, chat_template=config.model.chat_template).rule()
         found, path = {"weights": loaded.fingerprint(), "label_rule": rule}, config.output_dir / MODEL_FILE
         if path.is_file() and any((config.output_dir / "cells").glob(f"*/*/*/{RESULT_FILE}")):
-            if other := differences(read_json(path, "delete it"), found):
+            remedy = "delete it, if this is the model that the finished cells began with"
+            if other := differences(read_json(path, remedy), found):
                 raise StoreMismatchError(
                     f"the cells of {config.output_dir} began with another model, or other labels, by the same name: "
                     f"{other}; give the comparison another output folder"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spicerack.compare.bench import RESULT_FILE, Spec, load_test, read_result
-from spicerack.compare.inputs import Preparation, reads_target, target_section
+from spicerack.compare.inputs import Preparation
 from spicerack.compare.intervals import Bootstrap
 from spicerack.compare.origins import check_origins, origin_of, target_content
 from spicerack.compare.outcomes import Cells, Outcome, PoolFacts, read_flags
@@ -35,7 +35,6 @@ from spicerack.compare.workers import run_cells
 from spicerack.errors import ConfigurationError
 from spicerack.selectors.budget import BudgetLike, parse_budget
 from spicerack.store.files import write_json
-from spicerack.store.layout import read_manifest
 
 if TYPE_CHECKING:
     from spicerack.data.records import Pool
@@ -111,17 +110,19 @@ def compare(comparison: Comparison, watcher: Watcher | None = None) -> dict[str,
     check_methods(comparison.methods, has_target=comparison.target is not None)
     pool, test = load_pool(str(config.data.pool), config.data), load_test(spec)
     _check_named(comparison, pool, test)
+    goal = target_content(comparison.target, config)
     settings = describe(spec, pool, test)
     with occupied(config.output_dir, settings, lambda section: _begun(config.output_dir, section)):
-        return _compare(comparison, pool, settings, watcher)
+        return _compare(comparison, pool, goal, settings, watcher)
 
 
-def _compare(comparison: Comparison, pool: Pool, settings: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
+def _compare(
+    comparison: Comparison, pool: Pool, goal: str | None, settings: dict[str, Any], watcher: Watcher
+) -> dict[str, Any]:
     spec = comparison.spec
     there = Elsewhere.read(comparison.also, settings, comparison.methods)
     for line in there.lines:
         watcher.say(line)
-    goal = target_content(comparison.target, spec.config) if any(map(reads_target, comparison.methods)) else None
     check_origins(there.outcomes, {method.label: origin_of(method, None, goal) for method in comparison.methods})
     methods = tuple(method for method in comparison.methods if _is_needed(method, comparison, there))
     here = _here(replace(comparison, methods=methods), pool, there, goal, watcher) if methods else None
@@ -194,8 +195,7 @@ def _begun(folder: Path, section: str) -> bool:
 
 
 def _check_named(comparison: Comparison, pool: Pool, test: Pool) -> None:
-    """Find out before the pass, and before anything is written, whether held-out rows, columns and target are there."""
-    from spicerack.data.records import load_pool
+    """Find out before the pass, and before anything is written, whether held-out rows and columns are there."""
     from spicerack.training.evaluate import group_names
 
     if comparison.flag_column is not None:
@@ -204,9 +204,6 @@ def _check_named(comparison: Comparison, pool: Pool, test: Pool) -> None:
         test.sample(i)
     if by := comparison.spec.measures.by:
         group_names(test, range(len(test)), by)
-    target = comparison.target
-    if target is not None and read_manifest(Path(target)) is None:
-        load_pool(str(target), target_section(comparison.spec.config))
 
 
 def describe(spec: Spec, pool: Pool, test: Pool) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def read_selection(
         config = config.model_copy(update={"model": ModelConfig()})
         choices.append(Choice("model options", "defaults", "the run that selected took another model's gradients"))
     elif config.model.adapter_name_or_path is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"adapter_name_or_path": None})})
+        config = config.model_copy(update={"model": config.model.without_adapter()})
         choices.append(Choice("adapter", "none", "the run's was for its gradients; training begins with the model"))
     picks = len(read_indices(folder / "indices.npy")) if (folder / "indices.npy").is_file() else None
     return SelectedData(str(source), None, config, tuple(choices), picks)
