@@ -51,12 +51,28 @@ def test_text_of_the_data_is_escaped_and_nothing_is_markup():
         heatmap([NASTY, "b"], [[1.0, 0.2], [0.2, None]], title=NASTY),
         curves({NASTY: [1.0, 0.5, math.nan, 0.1], "b": [0.2]}, title=NASTY, x_label="pick", y_label=NASTY),
         forest(rows, title=NASTY, lines={NASTY: 2.05}),
-        by_budget([*rows, entry("u", 1.7, "10%")], ["5%", "10%"], title=NASTY, lines={"full": 1.8}),
+        by_budget([*rows, entry("u", 1.7, "10%")], [["5%", "10%"]], title=NASTY, lines={"full": 1.8}),
     ]
     for figure in figures:
         well_formed(figure)
         assert "<script" not in figure
     assert NASTY in "".join(well_formed(figures[0]).itertext())
+
+
+def test_a_method_s_line_goes_from_the_left_and_stays_within_a_kind_of_budget():
+    names = [f"m{i}" for i in range(10)]
+    rows = [entry(name, 2.0 + i / 10, budget) for i, name in enumerate(names) for budget in ("10%", "9 tokens", "2%")]
+    root = well_formed(
+        by_budget([*rows, entry("random", 1.9)], [["2%", "5%", "10%"], ["9 tokens"]], title="t", lines={})
+    )
+    lines = [line for line in root.iter("polyline") if "curve" in line.attrib["class"]]
+    drawn = [[float(x) for x in line.attrib["points"].replace(",", " ").split()[::2]] for line in lines]
+    assert len(drawn) == len(names) + len(names) + 1  # over the shares, and in the legend
+    assert all(first < last < 600 for first, last in drawn[: len(names)])
+    assert all(first == sorted(first) for first in drawn)
+    looks = [line.attrib["class"] for line in lines[: len(names)]]
+    assert len(set(looks)) == len(names), "a color used again is dashed"
+    assert not any("s9" in look for look in looks), "random's"
 
 
 @pytest.mark.parametrize("values", [[0.0] * 5, [3.0], []])

@@ -108,7 +108,7 @@ def comparison(*, seeds=2, control=2, random=True, flag=True):
             **{"selection_seconds": 0.1, "training_seconds": None if method == "none" else 3.0, "steps": 4.0},
         }
 
-    rows = [row("random", "random", b, 2.0) for b in ("5%", "10%")] if random else []
+    rows = [row("random", "random", b, 2.0) for b in ("10%", "5%")] if random else []
     rows += [row("u<b>", "spice", b, 1.7) for b in ("5%", "10%")] + [row("none", "none", None, 2.6)]
     labels = [r["label"] for r in rows if r["budget"] == "5%"]
     jaccard = [[1.0 if i == j else 0.1 for j in range(len(labels))] for i in range(len(labels))]
@@ -136,7 +136,16 @@ def test_a_comparison_has_its_page(options):
     assert comparison_page(comparison(**options)) == page
     decided = options.get("random", True) and min(options.get("seeds", 2), options.get("control", 2)) > 1
     assert ('class="whole good"' in page) == decided
+    assert page.index("<h3>budget 5%</h3>") < page.index("<h3>budget 10%</h3>")
     assert ("do not decide by them" in page) == (options.get("seeds", 2) == 1)
+
+
+def test_a_comparison_with_seeds_of_some_methods_says_so():
+    found = comparison()
+    found["summary"][-1]["seeds"] = 1  # the untrained model: nothing is drawn
+    assert "means over 2\nseeds" in comparison_page(found)
+    found["summary"][-2]["seeds"] = 1
+    assert "means over 1 to 2\nseeds" in comparison_page(found)
 
 
 def test_a_page_with_a_lone_surrogate_can_be_written(tmp_path):

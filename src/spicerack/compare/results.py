@@ -14,6 +14,7 @@ import numpy as np
 
 from spicerack.compare.intervals import Bootstrap, Losses
 from spicerack.compare.outcomes import Outcome
+from spicerack.selectors.budget import order_by_size
 
 RESULTS_FILE = "results.json"
 CONTROL = "random"
@@ -33,6 +34,7 @@ def summarize(
     series: dict[tuple[str, str | None], list[Outcome]] = {}
     for outcome in outcomes:
         series.setdefault(outcome.cell.series, []).append(outcome)
+    series = _in_order(series, pool["samples"])
     losses = {key: _losses(members) for key, members in series.items()}
     controls = {
         budget: losses[label, budget]
@@ -50,6 +52,15 @@ def summarize(
         "summary": summary,
         "overlap": overlaps(series),
     }
+
+
+def _in_order(
+    series: Mapping[tuple[str, str | None], list[Outcome]], rows: int
+) -> dict[tuple[str, str | None], list[Outcome]]:
+    """From the smallest budget, methods as they come; the controls last."""
+    kinds = order_by_size({budget for _, budget in series if budget is not None}, rows)
+    order = [*(budget for kind in kinds for budget in kind), None]
+    return {key: series[key] for budget in order for key in series if key[1] == budget}
 
 
 def overlaps(series: Mapping[tuple[str, str | None], Sequence[Outcome]]) -> dict[str, dict[str, Any]]:

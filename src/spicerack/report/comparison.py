@@ -10,6 +10,7 @@ from markupsafe import Markup
 from spicerack.report.figures import heatmap, shares
 from spicerack.report.pages import render
 from spicerack.report.quality import by_budget, forest
+from spicerack.selectors.budget import order_by_size
 
 CONTROLS = {"full": "the whole pool", "none": "untrained"}
 NO_BUDGET = "without a budget"
@@ -22,7 +23,8 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         results: what `spicerack.compare.driver.compare` gives.
     """
     rows = list(results["summary"])
-    budgets = [budget for budget in dict.fromkeys(row["budget"] for row in rows) if budget is not None]
+    kinds = order_by_size({row["budget"] for row in rows if row["budget"] is not None}, results["pool"]["samples"])
+    budgets = [budget for kind in kinds for budget in kind]
     of_budget = {budget: [row for row in rows if row["budget"] == budget] for budget in budgets}
     lines = {CONTROLS.get(row["method"], row["label"]): row["loss"]["mean"] for row in rows if row["budget"] is None}
     limited = [row for row in rows if row["budget"] is not None]
@@ -38,7 +40,8 @@ def comparison_page(results: Mapping[str, Any]) -> str:
             (budget, Markup(forest(members, title=f"quality at {budget}", lines=lines)))
             for budget, members in of_budget.items()
         ],
-        over_budgets=Markup(by_budget(limited, budgets, title="quality over budgets", lines=lines))
+        fewest=min(row["seeds"] for row in limited or rows),
+        over_budgets=Markup(by_budget(limited, kinds, title="quality over budgets", lines=lines))
         if len(budgets) > 1
         else None,
         tables=_tables(rows, [*budgets, None], _group_names(rows)),

@@ -8,6 +8,7 @@ from typing import Any
 from spicerack.report.figures import COLORS, ROW, WIDTH, Axis, Canvas, cut_label, room_for
 
 Row = Mapping[str, Any]
+CONTROL = "random"
 
 
 def forest(rows: Sequence[Row], *, title: str, lines: Mapping[str, float]) -> str:
@@ -25,7 +26,7 @@ def forest(rows: Sequence[Row], *, title: str, lines: Mapping[str, float]) -> st
     axis = Axis.over([*values, *shown.values()], left + 10, WIDTH - 130)
     bottom = len(rows) * ROW + 34
     canvas = Canvas(WIDTH, bottom + 44, title)
-    control = next((row for row in rows if row["label"] == "random"), None)
+    control = next((row for row in rows if row["label"] == CONTROL), None)
     if control is not None and control["loss"]["low"] is not None:
         low, high = axis(control["loss"]["low"]), axis(control["loss"]["high"])
         canvas.box(low, 24, high - low, bottom - 24, "band")
@@ -43,7 +44,7 @@ def forest(rows: Sequence[Row], *, title: str, lines: Mapping[str, float]) -> st
 
 def _forest_row(canvas: Canvas, row: Row, y: float, axis: Axis, left: float) -> None:
     loss, label = row["loss"], row["label"]
-    kind = "c0" if label != "random" else "c9"
+    kind = "c0" if label != CONTROL else "c9"
     canvas.text(left, y, cut_label(label, 34), "end")
     if loss["low"] is not None:
         canvas.line(axis(loss["low"]), y, axis(loss["high"]), y, f"whisker s{kind[1:]}")
@@ -55,10 +56,18 @@ def _forest_row(canvas: Canvas, row: Row, y: float, axis: Axis, left: float) -> 
     canvas.text(WIDTH - 6, y, shown, "end", "number")
 
 
-def by_budget(rows: Sequence[Row], budgets: Sequence[str], *, title: str, lines: Mapping[str, float]) -> str:
-    """A line a method over the budgets, an interval at each point, its name at the end."""
+def by_budget(rows: Sequence[Row], kinds: Sequence[Sequence[str]], *, title: str, lines: Mapping[str, float]) -> str:
+    """A line a method over the budgets, an interval at each point, its name at the end.
+
+    Args:
+        rows: entries of the summary, each at one budget.
+        kinds: budgets that a line may connect, from left to right: those in rows, those in tokens.
+        title: for those who cannot see it.
+        lines: losses to be marked by a horizontal line, by name.
+    """
+    budgets = [budget for kind in kinds for budget in kind]
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    right = room_for(labels, most=230.0) + 40
+    right = room_for(labels, most=230.0) + 54
     values = [v for row in rows for v in _extent(row)]
     shown = {name: value for name, value in lines.items() if _near(value, values)}
     canvas = Canvas(WIDTH, 380, title)
@@ -73,27 +82,42 @@ def by_budget(rows: Sequence[Row], budgets: Sequence[str], *, title: str, lines:
     for name, value in shown.items():
         canvas.line(70, y(value), stop + 20, y(value), "mark")
         canvas.text(74, y(value) - 9, name, "start", "axis")
+    looks = _looks(labels)
     ends: dict[str, float] = {}
     for number, label in enumerate(labels):
         dodge = apart * (number - (len(labels) - 1) / 2)
-        points = []
-        for row in (row for row in rows if row["label"] == label):
-            x, loss = place[row["budget"]] + dodge, row["loss"]
-            if loss["low"] is not None:
-                canvas.line(x, y(loss["low"]), x, y(loss["high"]), f"whisker s{number % COLORS}")
-            points.append((x, y(loss["mean"])))
-            canvas.dot(x, y(loss["mean"]), f"c{number % COLORS}", _words(row))
-        canvas.path(points, f"curve s{number % COLORS}")
-        ends[label] = points[-1][1]
+        dot, curve = looks[label]
+        own = {row["budget"]: row for row in rows if row["label"] == label}
+        for kind in kinds:
+            points = []
+            for row in (own[budget] for budget in kind if budget in own):
+                x, loss = place[row["budget"]] + dodge, row["loss"]
+                if loss["low"] is not None:
+                    canvas.line(x, y(loss["low"]), x, y(loss["high"]), f"whisker s{dot[1:]}")
+                points.append((x, y(loss["mean"])))
+                canvas.dot(*points[-1], dot, _words(row))
+                ends[label] = points[-1][1]
+            if len(points) > 1:
+                canvas.path(points, curve)
     for label, height in _apart(ends, 17.0).items():
-        number = labels.index(label)
-        canvas.dot(stop + 42, height, f"c{number % COLORS}")
-        canvas.text(stop + 52, height, cut_label(label, 28))
+        dot, curve = looks[label]
+        canvas.path([(stop + 36, height), (stop + 60, height)], curve)
+        canvas.dot(stop + 48, height, dot)
+        canvas.text(stop + 66, height, cut_label(label, 28))
     for budget, x in place.items():
         canvas.text(x, 348, budget, "middle")
     canvas.text((70 + stop) / 2, 370, "budget", "middle", "axis")
     canvas.text(70, 8, "held-out loss (nats), lower is better", "start", "axis")
     return str(canvas)
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The classes of each label's dots and line: random is grey, as in `forest`; a color used again is dashed."""
+    looks, others = {}, COLORS - 1
+    for number, label in enumerate(label for label in labels if label != CONTROL):
+        color, again = number % others, " again" if number >= others else ""
+        looks[label] = (f"c{color}", f"curve s{color}{again}")
+    return looks | {CONTROL: (f"c{others}", f"curve s{others}")}
 
 
 def _apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,28 @@ def parse_budget(budget: BudgetLike) -> int | float | TokenBudget:
     if not (math.isfinite(share) and 0.0 < share <= 1.0):
         raise BudgetError(f"budget {share!r} is not a share in (0, 1]; {LEGAL}")
     return share
+
+
+def order_by_size(budgets: Collection[str], rows: int) -> list[list[str]]:
+    """Budgets as they were given: those in rows, then those in tokens, each from the smallest; a kind of none is left
+    out.
+
+    Args:
+        budgets: text as for `parse_budget`.
+        rows: what shares are of.
+
+    Raises:
+        BudgetError: as of `parse_budget`.
+    """
+    in_rows: dict[str, float] = {}
+    in_tokens: dict[str, float] = {}
+    for budget in budgets:
+        size = parse_budget(budget)
+        if isinstance(size, TokenBudget):
+            in_tokens[budget] = size.tokens
+        else:
+            in_rows[budget] = size * rows if isinstance(size, float) else size
+    return [sorted(kind, key=lambda name: (kind[name], name)) for kind in (in_rows, in_tokens) if kind]
 
 
 def resolve(
